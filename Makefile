@@ -1,0 +1,34 @@
+# make demo: train a model on a CPU and look at its samples.   make test: what a change must pass.
+PYTHON ?= python3
+BIN := .venv/bin
+# The tested set is for Python 3.11; a newer Python resolves the bounds of pyproject.toml freely. Read when .venv exists.
+CONSTRAINTS = $(shell $(BIN)/python -c 'import sys; print("-c constraints.txt" * (sys.version_info[:2] == (3, 11)))')
+
+.PHONY: demo test lint clean
+
+demo: .venv/.installed
+	$(BIN)/python train.py --config configs/ddpm.py:digits --workdir runs/demo
+	$(BIN)/python eval.py --workdir runs/demo --tasks=samples,denoising
+	@echo "Pictures: $(CURDIR)/runs/demo"
+
+test: lint
+	$(BIN)/python -m pytest -q -n 2
+
+lint: .venv/.installed-dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+$(BIN)/python:
+	$(PYTHON) -m venv .venv
+
+.venv/.installed: pyproject.toml constraints.txt | $(BIN)/python
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check $(CONSTRAINTS) -e .
+	touch $@
+
+.venv/.installed-dev: pyproject.toml constraints.txt | $(BIN)/python
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check $(CONSTRAINTS) -e '.[dev]'
+	touch $@ .venv/.installed
+
+# Keeps runs/: training is dear.
+clean:
+	rm -rf .venv .jax_cache .pytest_cache .ruff_cache build dist *.egg-info

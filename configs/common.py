@@ -1,0 +1,72 @@
+"""The fields that every experiment has, and their defaults. A config starts from `base()` and overrides what its paper says."""
+
+from collections.abc import Iterable
+from difflib import get_close_matches
+from typing import NoReturn
+
+from ml_collections import ConfigDict
+
+from gm_jax.errors import InputError
+
+
+def base() -> ConfigDict:
+    """The common fields. Only `model` and `eval.sample` take new keys: anywhere else a misspelt field is an error."""
+    config = ConfigDict(
+        {
+            "seed": 0,
+            "parallel": "jit",  # jit: batch sharded over a mesh of all devices | pmap
+            "precision": "auto",  # compute dtype: float32 | bfloat16 | auto (bfloat16 on GPU and TPU)
+            "data": {
+                "name": "cifar10",  # cifar10 | mnist | digits | folder:/path | arrays:/path.npz
+                "dir": "",  # where prepared or downloaded data lies; empty: the usual places
+                "device_bytes": 2**31,  # a larger data set streams from the host
+                "resize": 0,  # pixels, folder: only; 0 = off
+                "flip": False,  # random horizontal flips
+            },
+            "model": {},  # name, and the keyword arguments of that model's make()
+            "optimizer": {
+                "name": "adam",
+                "learning_rate": 2e-4,
+                "b1": 0.9,
+                "b2": 0.999,
+                "eps": 1e-8,
+                "weight_decay": 0.0,
+                "warmup_steps": 0,  # linear from 0; 0 = off
+                "schedule": "constant",  # after the warm-up
+                "horizon": 0,  # steps over which the schedule runs; 0 = the objective's own window
+                "clip_norm": 0.0,  # global gradient norm; 0 = off
+                "ema_decay": 0.0,  # averaged parameters for evaluation; 0 = off
+                "ema_warmup": True,  # smaller decay in the first steps
+            },
+            "train": {
+                "steps": 100_000,  # optimizer steps in all; a rerun may raise it
+                "batch_size": 128,  # global: over all devices, hosts and microbatches
+                "accum": 1,  # microbatches per step
+                "steps_per_dispatch": 10,  # steps that run on the device between two visits of the host
+                "log_every": 100,  # steps, as all "every" fields are
+                "heldout_every": 1000,  # loss on test images; 0 = off
+                "sample_every": 5000,  # grid of samples from fixed noise; 0 = off
+                "samples": 64,  # images in that grid
+                "checkpoint_every": 5000,  # the newest ones are kept
+                "keep_every": 0,  # checkpoints kept for good, for curves; 0 = off
+                "init_from": "",  # parts of another run to start from
+            },
+            "eval": {
+                "n": 0,  # images; 0 = each task's own default
+                "batch_size": 256,
+                "sample": {},  # options of the model's sampler, such as steps
+            },
+        }
+    )
+    config.lock()
+    config.model.unlock()
+    config.eval.sample.unlock()
+    return config
+
+
+def unknown_preset(preset: str, known: Iterable[str]) -> NoReturn:
+    """Raises the InputError of a preset that a config does not have."""
+    known = list(known)
+    nearest = get_close_matches(preset, known, n=1)
+    hint = f"did you mean {nearest[0]!r}? Known" if nearest else "known"
+    raise InputError(f"unknown preset {preset!r}; {hint} presets: {', '.join(known)}")

@@ -1,0 +1,38 @@
+"""The one form in which every source returns its images."""
+
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Int32, UInt8
+
+
+class Dataset(NamedTuple):
+    """A data set in host memory: uint8 images and, where there are any, labels that index `class_names`."""
+
+    name: str
+    x_train: UInt8[np.ndarray, "train height width channel"]
+    y_train: Int32[np.ndarray, " train"] | None
+    x_test: UInt8[np.ndarray, "test height width channel"]
+    y_test: Int32[np.ndarray, " test"] | None
+    class_names: tuple[str, ...] | None  # None exactly where the labels are None
+
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        """(height, width, channels) of every image of either split."""
+        height, width, channels = self.x_train.shape[1:]
+        return height, width, channels
+
+    @property
+    def num_classes(self) -> int | None:
+        """Number of classes; None when the data set is unlabelled."""
+        return None if self.class_names is None else len(self.class_names)
+
+
+def as_images(x: np.ndarray) -> UInt8[np.ndarray, "n height width channel"]:
+    """`x` [n, H, W] or [n, H, W, C] of whole numbers in 0..255, as C-contiguous uint8 [n, H, W, C]."""
+    return np.ascontiguousarray(x if x.ndim == 4 else x[..., None], dtype=np.uint8)
+
+
+def as_labels(y: np.ndarray) -> Int32[np.ndarray, " n"]:
+    """Integer labels as C-contiguous int32."""
+    return np.ascontiguousarray(y, dtype=np.int32)

@@ -1,0 +1,136 @@
+"""`folder:/path`: a folder of image files, class = subfolder."""
+
+import hashlib
+import os
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageOps
+
+from gm_jax.data.dataset import Dataset, as_images, as_labels
+from gm_jax.errors import InputError
+
+EXTENSIONS = frozenset({".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"})
+MODES = {1: "L", 3: "RGB", 4: "RGBA"}  # number of channels -> Pillow's name
+
+
+def load(path: str, resize: int = 0) -> Dataset:
+    """Reads all images below a folder, in the order of their names.
+
+    Classes are the subfolders that hold images, sorted by name; images directly in the folder make an unlabelled data set. If
+    the folder has subfolders `train` and `test`, these are the splits, else the tenth of the files (at least one) whose
+    relative paths have the smallest md5 is the test split. Hidden files and other files than images are ignored.
+
+    Grey images have 1 channel, RGB 3, RGBA (also grey or palette with transparency) 4; other colour spaces become RGB, 16-bit
+    channels keep their upper 8 bits, of animations the first frame counts, EXIF rotation is applied. With `resize` > 0 each
+    image is cropped to its central square and resized to that side (bicubic, antialiased), and a mix of channel counts is
+    brought, without loss, to the largest among them. With `resize` 0 all images must already be alike.
+
+    Raises:
+      InputError: no folder, no images, unlike images without `resize`, an undecodable file, unclear splits or classes.
+    """
+    root = Path(path).expanduser()
+    if not root.is_dir():
+        raise InputError(f"no folder {root}; folder: takes the path of a folder of images")
+    train, test = _splits(root)
+    class_names = _classes(train + test)
+    untrained = set(class_names or ()) - {name.parts[0] for _, name in train}
+    if untrained:
+        raise InputError(f"{root}: no training image is of class {min(untrained)}; add some, or remove or rename the class")
+    images = _read_all([split / name for split, name in train + test], resize)
+    x_train, x_test = as_images(images[: len(train)]), as_images(images[len(train) :])
+    if class_names is None:
+        return Dataset(root.resolve().name, x_train, None, x_test, None, None)
+    y_train, y_test = (as_labels(np.array([class_names.index(name.parts[0]) for _, name in s])) for s in (train, test))
+    return Dataset(root.resolve().name, x_train, y_train, x_test, y_test, class_names)
+
+
+Files = list[tuple[Path, Path]]  # of each file the folder of its split, and its path relative to that
+
+
+def _splits(root: Path) -> tuple[Files, Files]:
+    present = [split for split in ("train", "test") if (root / split).is_dir()]
+    if len(present) == 1:
+        raise InputError(f"{root} has {present[0]}/ only; give it both train/ and test/, or neither for a 90/10 split")
+    if present:
+        return _list(root / "train"), _list(root / "test")
+    files = _list(root)
+    if len(files) < 2:
+        raise InputError(f"{root} holds a single image; a training and a test split need at least two")
+    by_hash = sorted(files, key=lambda file: hashlib.md5(file[1].as_posix().encode()).digest())
+    held_out = set(by_hash[: max(1, len(files) // 10)])
+    return [file for file in files if file not in held_out], [file for file in files if file in held_out]
+
+
+def _list(split: Path) -> Files:
+    names = []
+    for folder, subfolders, files in os.walk(split, followlinks=True):
+        subfolders[:] = [subfolder for subfolder in subfolders if not subfolder.startswith(".")]  # prunes the walk
+        names += [Path(folder, file).relative_to(split) for file in files if not file.startswith(".")]
+    names = [name for name in names if name.suffix.lower() in EXTENSIONS]
+    if not names:
+        raise InputError(f"no images in {split}; known are {', '.join(sorted(EXTENSIONS))}")
+    return [(split, name) for name in sorted(names, key=lambda name: name.as_posix())]
+
+
+def _classes(files: Files) -> tuple[str, ...] | None:
+    flat = [split / name for split, name in files if len(name.parts) == 1]
+    nested = [split / name for split, name in files if len(name.parts) > 1]
+    if flat and nested:
+        raise InputError(f"{nested[0]} is in a class folder but {flat[0]} is in none; move images of one kind away")
+    return tuple(sorted({name.parts[0] for _, name in files})) if nested else None
+
+
+def _read_all(paths: list[Path], resize: int) -> np.ndarray:
+    with ThreadPoolExecutor() as pool:  # Pillow decodes outside Python's lock
+        images = list(pool.map(lambda path: _read(path, resize), paths))
+    if resize:
+        channels = max(image.shape[-1] for image in images)
+        images = [_with_channels(image, channels) for image in images]
+    for path, image in zip(paths, images, strict=True):
+        if image.shape != images[0].shape:
+            raise InputError(
+                f"{paths[0]} is {_describe(images[0])} but {path} is {_describe(image)}; "
+                "make them alike, or set data.resize to the side of the square that all shall become"
+            )
+    return np.stack(images)
+
+
+def _read(path: Path, resize: int) -> np.ndarray:
+    try:
+        with Image.open(path) as file:
+            image = _to_known_mode(ImageOps.exif_transpose(file))
+    except Exception as error:  # Pillow's decoders raise exceptions of many kinds for a damaged file
+        reason = str(error).partition("\n")[0] or type(error).__name__
+        raise InputError(f"cannot decode {path} ({reason}); repair or remove it") from error
+    if resize:
+        side = min(image.size)
+        left, top = (image.width - side) // 2, (image.height - side) // 2
+        image = image.crop((left, top, left + side, top + side)).resize((resize, resize), Image.Resampling.BICUBIC)
+    return np.asarray(image).reshape(image.height, image.width, -1)
+
+
+def _to_known_mode(image: Image.Image) -> Image.Image:
+    image.load()
+    if image.mode in MODES.values():
+        return image
+    if image.mode.startswith("I;16"):
+        return Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
+    if image.mode in ("I", "F"):
+        raise ValueError(f"32-bit pixels ({image.mode}) have no known range")
+    if image.mode == "1":
+        return image.convert("L")
+    return image.convert("RGBA" if image.has_transparency_data else "RGB")
+
+
+def _with_channels(image: np.ndarray, channels: int) -> np.ndarray:
+    if image.shape[-1] == channels:
+        return image
+    grey_or_rgb = image[..., 0] if image.shape[-1] == 1 else image
+    return np.asarray(Image.fromarray(grey_or_rgb).convert(MODES[channels]))
+
+
+def _describe(image: np.ndarray) -> str:
+    height, width, channels = image.shape
+    return f"{width}x{height} {MODES[channels]}"

@@ -1,0 +1,97 @@
+"""Where images come from: `load(name)` returns any of the sources as one `Dataset` of uint8 arrays."""
+
+import difflib
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from gm_jax.data import arrays, folder, official, tfds
+from gm_jax.data.dataset import Dataset, as_images, as_labels
+from gm_jax.errors import InputError
+
+CACHE = "~/.cache/gm_jax"
+
+
+def load(name: str, dir: str = "", resize: int = 0) -> Dataset:
+    """Loads the data set that `name` calls, into host memory.
+
+    Args:
+      name: "digits", "cifar10", "mnist", "folder:/path" or "arrays:/path.npz".
+      dir: for cifar10 and mnist: the folder that holds a prepared TFDS directory or the official files; if it has neither,
+        the latter are downloaded into it. Empty: TFDS's own folder, then ~/.cache/gm_jax.
+      resize: for folder: side in pixels of the square that each image becomes; 0 leaves images as they are.
+
+    Raises:
+      InputError: an unknown name, an option that the source does not take, or data that is missing, damaged or of a wrong form.
+    """
+    kind, _, path = name.partition(":")
+    if kind not in SOURCES:
+        nearest = difflib.get_close_matches(kind, SOURCES, n=1)
+        hint = f" (did you mean {nearest[0]}?)" if nearest else ""
+        raise InputError(f"unknown data.name {name!r}{hint}; known are digits, cifar10, mnist, folder:/path, arrays:/path.npz")
+    source = SOURCES[kind]
+    given = {"path": path, "dir": dir, "resize": resize}
+    for option, value in given.items():
+        if value and option not in source.options:
+            raise InputError(f"{kind} takes no {option} (given: {value}); only {_takers(option)} does, so leave it out")
+    if "path" in source.options and not path:
+        raise InputError(f"data.name {name!r} lacks a path; write {kind}:/path")
+    if resize < 0:
+        raise InputError(f"data.resize is {resize}; give a side in pixels, or 0 to leave images as they are")
+    return source.load(**{option: given[option] for option in source.options})
+
+
+def load_digits() -> Dataset:
+    """scikit-learn's 1797 handwritten digits, 8x8x1, which come with that package.
+
+    Its grey values v in 0..16 become round(255 v / 16). Within each class, in the stored order, every sixth image is a test
+    image: 1501 for training and 296 for the test, with all classes alike in both.
+    """
+    from sklearn.datasets import load_digits as load_from_sklearn
+
+    digits = load_from_sklearn()
+    x, y = as_images(np.rint(digits.images * (255 / 16))), as_labels(digits.target)
+    rank_in_class = np.array([np.count_nonzero(y[:i] == label) for i, label in enumerate(y)])
+    test = rank_in_class % 6 == 5
+    return Dataset("digits", x[~test], y[~test], x[test], y[test], tuple(str(digit) for digit in range(10)))
+
+
+def load_standard(name: str, dir: str) -> Dataset:
+    """CIFAR-10 or MNIST: prepared by TFDS if it is so in `dir`, else from the official files, else downloaded."""
+    prepared_root = Path(dir).expanduser() if dir else tfds.default_dir()
+    files_root = Path(dir).expanduser() if dir else Path(CACHE).expanduser() / name
+    if prepared := tfds.find(name, prepared_root):
+        return tfds.load(name, prepared)
+    if found := official.find(name, files_root):
+        return found
+    try:
+        return official.fetch(name, files_root)
+    except OSError as error:
+        raise InputError(
+            f"{name} is neither prepared by TFDS (as array_record) in {prepared_root / name} nor are its files "
+            f"({', '.join(official.OFFICIAL[name].files)}) in {files_root}, and they cannot be downloaded ({error}); "
+            "put the files there, or set data.dir to where they are"
+        ) from error
+
+
+class Source(NamedTuple):
+    """A loader and those of `path`, `dir` and `resize` that it takes, by keyword."""
+
+    load: Callable[..., Dataset]
+    options: tuple[str, ...] = ()
+
+
+SOURCES = {
+    "digits": Source(load_digits),
+    "cifar10": Source(partial(load_standard, "cifar10"), ("dir",)),
+    "mnist": Source(partial(load_standard, "mnist"), ("dir",)),
+    "folder": Source(folder.load, ("path", "resize")),
+    "arrays": Source(arrays.load, ("path",)),
+}
+
+
+def _takers(option: str) -> str:
+    return " or ".join(name for name, source in SOURCES.items() if option in source.options)

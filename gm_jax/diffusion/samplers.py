@@ -1,0 +1,173 @@
+"""Samplers: they know a path and a denoiser (x_t, t) -> E[x0 | x_t], never a network, and step from noise to data.
+
+A sampler is three pure functions over a carry, so that multistep solvers may remember what they like; `simulate` runs any of
+them over any grid of times in one `lax.scan`.
+"""
+
+from collections.abc import Callable
+from functools import partial
+from inspect import signature
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+from jaxtyping import Float
+
+from gm_jax.diffusion.paths import Denoiser, Images, Path, add_noise, grid, posterior, to_eps, velocity
+
+
+class Sampler(NamedTuple):
+    """How to go from x_t to x_s, s < t."""
+
+    init: Callable[[Images], Any]  # x at the first time -> carry
+    step: Callable[..., Any]  # (keys [n], carry, t, s) -> carry; t and s are scalars
+    output: Callable[[Any], Images]  # carry -> x
+    nfe: Callable[[int], int] = lambda steps: steps  # denoiser evaluations in so many steps
+
+
+def _memoryless(step, nfe=lambda steps: steps) -> Sampler:
+    return Sampler(init=lambda x: x, step=step, output=lambda x: x, nfe=nfe)
+
+
+def ancestral(path: Path, denoiser: Denoiser, variance: str = "fixed_large") -> Sampler:
+    """Draws x_s ~ p(x_s | x_t), the reverse chain of Ho et al. 2020 (eq. 7 with the denoiser's x0; algorithm 2).
+
+    `variance`: "fixed_large" is that of q(x_t | x_s) (beta_t), "fixed_small" that of q(x_s | x_t, x0) (beta-tilde_t). No
+    noise is added in the step to t = 0.
+    """
+    choose = reverse_variance(variance)
+
+    def step(keys, x, t, s):
+        q = posterior(path, t, s)
+        std = jnp.where(s > 0, jnp.sqrt(choose(q)), 0.0)
+        return q.of_x0 * denoiser(x, t) + q.of_x_t * x + std * normal(keys, x.shape[1:])
+
+    return _memoryless(step)
+
+
+def reverse_variance(name: str) -> Callable:
+    """Which variance of a `Posterior` the reverse step uses: "fixed_large" or "fixed_small" (Ho et al. 2020, section 3.2)."""
+    choices = {"fixed_large": lambda q: q.transition, "fixed_small": lambda q: q.variance}
+    if name not in choices:
+        raise ValueError(f"unknown variance {name!r}; known: {', '.join(choices)}")
+    return choices[name]
+
+
+def ddim(path: Path, denoiser: Denoiser, eta: float = 0.0) -> Sampler:
+    """Song et al. 2020 (DDIM), eq. 12 and 16. `eta` in [0, 1]: 0 is deterministic, 1 equals `ancestral` with "fixed_small"."""
+    if not 0 <= eta <= 1:
+        raise ValueError(f"eta is {eta}; it must lie between 0 and 1")
+
+    def step(keys, x, t, s):
+        x0 = denoiser(x, t)
+        eps = to_eps(path, x0, x, t)
+        if eta == 0:
+            return add_noise(path, x0, eps, s)
+        variance = eta**2 * posterior(path, t, s).variance
+        kept = jnp.sqrt(path.sigma(s) ** 2 - variance)
+        return path.alpha(s) * x0 + kept * eps + jnp.sqrt(variance) * normal(keys, x.shape[1:])
+
+    return _memoryless(step)
+
+
+def euler(path: Path, denoiser: Denoiser) -> Sampler:
+    """First-order steps along the probability-flow ODE. On `flow_path` and `edm_path` the same map as deterministic DDIM."""
+
+    def step(keys, x, t, s):
+        return x + (s - t) * velocity(path, denoiser(x, t), x, t)
+
+    return _memoryless(step)
+
+
+def heun(path: Path, denoiser: Denoiser) -> Sampler:
+    """Second-order steps along the probability-flow ODE (Karras et al. 2022, algorithm 1); the last one, to t = 0, is
+    Euler's."""
+
+    def step(keys, x, t, s):
+        slope = velocity(path, denoiser(x, t), x, t)
+        predicted = x + (s - t) * slope
+
+        def correct():
+            slope_at_s = velocity(path, denoiser(predicted, s), predicted, s)
+            return x + (s - t) * (slope + slope_at_s) / 2
+
+        return jax.lax.cond(s > 0, correct, lambda: predicted)
+
+    return _memoryless(step, nfe=lambda steps: 2 * steps - 1)
+
+
+SAMPLERS = {"ancestral": ancestral, "ddim": ddim, "euler": euler, "heun": heun}
+
+
+class Plan(NamedTuple):
+    """A way to sample, checked: what `plan` makes of options given as names and numbers."""
+
+    sampler: Callable[[Path, Denoiser], Sampler]
+    times: Float[Array, " steps+1"]
+    nfe: int  # denoiser evaluations per sample
+
+
+def plan(
+    path: Path, choices: dict[str, Callable[..., Sampler]], sampler: str, steps: int, spacing: str, **options: Any
+) -> Plan:
+    """The sampler of that name among `choices` with `options` of its own, on a grid of so many steps.
+
+    Raises ValueError, in one line, for whatever the path, the grid or that sampler do not take.
+    """
+    if sampler not in choices:
+        raise ValueError(f"unknown sampler {sampler!r}; choose {', '.join(choices)}")
+    known = list(signature(choices[sampler]).parameters)[2:]  # behind path and denoiser
+    for name in options:
+        if name not in known:
+            raise ValueError(
+                f"no option {name!r} with sampler {sampler!r}; take {', '.join(['sampler', 'steps', 'spacing', *known])}"
+            )
+    make = partial(choices[sampler], **options)
+    return Plan(make, grid(path, steps, spacing), make(path, lambda x_t, t: x_t).nfe(steps))
+
+
+def clip_x0(denoiser: Denoiser) -> Denoiser:
+    """Clips the estimate of x0 to the range of images, [-1, 1], at every step (as in the code of Ho et al. 2020)."""
+    return lambda x_t, t: jnp.clip(denoiser(x_t, t), -1.0, 1.0)
+
+
+def normal(keys: Array, shape: tuple[int, ...]) -> Float[Array, "n *shape"]:
+    """Standard normal noise, one key per sample: sample i does not depend on how many others there are."""
+    return jax.vmap(lambda key: jax.random.normal(key, shape))(keys)
+
+
+def initial_noise(path: Path, keys: Array, shape: tuple[int, ...]) -> Float[Array, "n *shape"]:
+    """x at t_max, where nothing of x0 is left: sigma(t_max) times standard normal noise."""
+    return path.sigma(jnp.asarray(path.t_max)) * normal(keys, shape)
+
+
+def simulate(
+    keys: Array, sampler: Sampler, x_init: Images, times: Float[Array, " steps+1"], frames: int | None = None
+) -> Array:
+    """Runs `sampler` from `x_init` at times[0] to times[-1], in one `lax.scan`.
+
+    Args:
+      keys: [n] one key per sample. Step k of sample i draws from fold_in(keys[i], k).
+      x_init: [n, ...] at times[0].
+      times: decreasing, as of `paths.grid`.
+      frames: keep so many snapshots, evenly spaced over the steps, the last being the result.
+
+    Returns:
+      [n, ...] at times[-1]; with `frames` [frames, n, ...]. Raises ValueError if there are fewer steps than frames.
+    """
+    steps = len(times) - 1
+    if frames is not None and not 1 <= frames <= steps:
+        raise ValueError(f"{frames} frames were asked of {steps} steps; take between 1 and {steps}")
+
+    def body(state, step):
+        carry, album = state
+        k, t, s = step
+        carry = sampler.step(jax.vmap(jax.random.fold_in, (0, None))(keys, k), carry, t, s)
+        if frames is not None:  # the last step of each stretch is the one that stays
+            album = album.at[k * frames // steps].set(sampler.output(carry))
+        return (carry, album), None
+
+    album = None if frames is None else jnp.zeros((frames, *x_init.shape), x_init.dtype)
+    (carry, album), _ = jax.lax.scan(body, (sampler.init(x_init), album), (jnp.arange(steps), times[:-1], times[1:]))
+    return sampler.output(carry) if frames is None else album

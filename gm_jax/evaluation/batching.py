@@ -1,0 +1,57 @@
+"""Applies a model to any number of examples in batches of one shape, spread over the local devices."""
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from gm_jax.core import PyTree, Variables
+
+Progress = Callable[[int, int], None]  # (examples done, examples in all)
+
+
+def batches(
+    fn: Callable[..., PyTree],
+    variables: Variables,
+    n: int,
+    *rows: Any,
+    seed: int = 0,
+    batch_size: int = 256,
+    progress: Progress | None = None,
+) -> Iterator[PyTree]:
+    """Yields `fn(variables, keys, *rows)` as NumPy arrays, batch by batch, for n examples in order.
+
+    `rows` are NumPy arrays of length n (or None), `keys[i] = fold_in(key(seed), i)` with i the example's index among the n, so
+    that what an example gets depends neither on the batch size nor on the device count. `fn` is compiled once; its results
+    must have the batch as leading axis. `batch_size` is rounded up to a multiple of the local device count; the last batch is
+    filled up with repetitions of the last example, which are cut off again.
+    """
+    devices = jax.local_devices()
+    size = -(-min(batch_size, n) // len(devices)) * len(devices)
+    mesh = Mesh(np.array(devices), ("batch",))
+    split, replicated = NamedSharding(mesh, PartitionSpec("batch")), NamedSharding(mesh, PartitionSpec())
+    variables = jax.device_put(variables, replicated)
+
+    @jax.jit
+    def apply(variables, indices, rows):
+        keys = jax.vmap(lambda i: jax.random.fold_in(jax.random.key(seed), i))(indices)
+        return fn(variables, keys, *rows)
+
+    for start in range(0, n, size):
+        indices = np.minimum(np.arange(start, start + size), n - 1)
+        batch = jax.device_put((indices, _take(rows, indices)), split)
+        done = min(start + size, n)
+        yield _take(jax.device_get(apply(variables, *batch)), slice(done - start))
+        if progress is not None:
+            progress(done, n)
+
+
+def map_batches(*args: Any, **kwargs: Any) -> PyTree:
+    """The results of `batches` (which see, for the arguments), joined along the leading axis: NumPy arrays [n, ...]."""
+    return jax.tree.map(lambda *parts: np.concatenate(parts), *batches(*args, **kwargs))
+
+
+def _take(tree: PyTree, index: Any) -> PyTree:
+    return jax.tree.map(lambda a: a[index], tree)

@@ -1,0 +1,46 @@
+"""What a task of the evaluation is given, and what it is."""
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from gm_jax.core import Model, PyTree, Variables
+from gm_jax.evaluation.batching import Progress, map_batches
+
+
+class Context(NamedTuple):
+    """A trained model, the data to compare it with, and how to go about it."""
+
+    model: Model
+    variables: Variables
+    dataset: Any  # gm_jax.data.sources.Dataset: x_train, x_test (uint8), y_train, y_test, image_shape, num_classes
+    out: Path  # folder for pictures and results.json
+    n: int | None = None  # how many; None: the task's default
+    seed: int = 0
+    batch_size: int = 256
+    weights: str = "ema"  # "ema" or "raw": which weights `variables` are
+    step: int = 0  # the training step they come from
+    options: Mapping[str, Any] = {}  # keyword options of model.sample and model.trajectory
+    progress: Progress | None = None  # called with (done, total)
+    model_name: str = "this model"
+
+    def map(self, fn: Callable[..., PyTree], n: int, *rows: Any) -> PyTree:
+        """`fn(variables, keys, *rows)` for n examples: `map_batches` under this context's seed and batch size."""
+        settings = {"seed": self.seed, "batch_size": self.batch_size, "progress": self.progress}
+        return map_batches(fn, self.variables, n, *rows, **settings)
+
+
+class Task(NamedTuple):
+    """`fn(context)` writes pictures into `context.out` and returns what it measured.
+
+    The returned dict maps a metric's name to its entry, a dict with at least "value"; an entry may state its own "n" and
+    "split". Under the name "pictures" stands the list of the files written, relative to `context.out`. A task never sees
+    `context.n` None.
+    """
+
+    fn: Callable[[Context], dict[str, Any]]
+    help: str  # one line
+    n: int  # default of context.n
+    needs: tuple[str, ...] = ()  # keys of gm_jax.evaluation.tasks.NEEDS
+    images_per_n: int = 0  # test images that one of the n takes
+    sampler: bool = False  # does context.options bear on the result?

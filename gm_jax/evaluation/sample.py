@@ -1,0 +1,45 @@
+"""Draws samples from a model as uint8 images."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Int, UInt8
+
+from gm_jax.core import Model, Variables
+from gm_jax.errors import InputError
+from gm_jax.evaluation.batching import Progress, batches
+from gm_jax.images import to_uint8
+
+
+def sample(
+    model: Model,
+    variables: Variables,
+    n: int,
+    seed: int = 0,
+    batch_size: int = 256,
+    labels: Int[np.ndarray, " n"] | None = None,
+    options: Mapping[str, Any] | None = None,
+    progress: Progress | None = None,
+) -> UInt8[np.ndarray, "n height width channel"]:
+    """n samples as uint8 images. Sample i is drawn with the key `fold_in(key(seed), i)`.
+
+    So sample i is the same image, within one level, whatever n, the batch size and the device count. `options` go to
+    `model.sample` (sampler, steps ...), which raises on one that it does not know. The work is spread over the local
+    devices, and `progress(done, n)` is called after every batch. Raises InputError as soon as a pixel is not finite.
+    """
+
+    def draw(variables, keys, labels):
+        x = model.sample(variables, keys, labels, **(options or {}))
+        return to_uint8(x), jnp.isfinite(x).all(axis=(1, 2, 3))
+
+    parts = []
+    for images, finite in batches(draw, variables, n, labels, seed=seed, batch_size=batch_size, progress=progress):
+        if not finite.all():
+            raise InputError(
+                f"{(~finite).sum()} of {len(finite)} samples hold NaN or infinite pixels; "
+                "try other sampling options, the other weights (ema or raw) or an earlier checkpoint"
+            )
+        parts.append(images)
+    return np.concatenate(parts)

@@ -1,0 +1,139 @@
+"""The tasks of `eval.py`: by name, checked before anything is computed, their results merged into results.json."""
+
+import difflib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from gm_jax.errors import InputError
+from gm_jax.evaluation import pictures, results
+from gm_jax.evaluation.context import Context, Task
+from gm_jax.evaluation.likelihood import likelihood
+
+NEEDS = {  # what a task may ask of a model -> whether the model has it
+    "encoder": lambda c: c.model.encode is not None,
+    "decoder": lambda c: c.model.decode is not None,
+    "continuous latent": pictures.latent_is_continuous,
+    "denoising trajectory": lambda c: c.model.trajectory is not None,
+    "likelihood": lambda c: bool(c.model.likelihoods),
+    "grey or RGB images": lambda c: c.dataset.image_shape[-1] in (1, 3),
+}
+
+_PICTURE, _AUTOENCODER = ("grey or RGB images",), ("encoder", "decoder")
+
+TASKS = {
+    "samples": Task(pictures.samples, "a grid of n samples", 64, _PICTURE, sampler=True),
+    "reconstructions": Task(
+        pictures.reconstructions,
+        "n test images over their reconstructions; errors over the test split",
+        16,
+        (*_PICTURE, *_AUTOENCODER),
+        images_per_n=1,
+    ),
+    "interpolation": Task(
+        pictures.interpolation,
+        "n pairs of test images and the way between their latents",
+        8,
+        (*_PICTURE, *_AUTOENCODER, "continuous latent"),
+        images_per_n=2,
+    ),
+    "denoising": Task(
+        pictures.denoising,
+        "n samples on their way from noise, as a strip and as an animation",
+        16,
+        (*_PICTURE, "denoising trajectory"),
+        sampler=True,
+    ),
+    "likelihood": Task(
+        likelihood, "negative log-likelihood of n test images, nats and bits/dim", 256, ("likelihood",), images_per_n=1
+    ),
+}
+
+
+def help_text() -> str:
+    """One line a task: its name, what it makes, its default n."""
+    lines = [f"{name:<16} {task.help} (n={task.n})" for name, task in TASKS.items()]
+    return "\n".join([*lines, f"{'all':<16} all of these that the model can do"])
+
+
+def run(names: Sequence[str], context: Context) -> dict[str, Any]:
+    """Runs tasks in order and merges what they measured into `context.out`/results.json after each.
+
+    "all" stands for every task that the model can do. Returns what this run wrote: {"metrics": {name: entry}, "pictures":
+    {file: entry}, "skipped": {task: why}}, where only "all" skips. Raises InputError, before anything is computed, for an
+    unknown task, one that the model cannot do, an n beyond the test split, sampling options that the model refuses, and an
+    output folder or results.json that cannot be used.
+    """
+    everything = "all" in names
+    tasks = {name: _find(name) for name in (TASKS if everything else dict.fromkeys(names))}
+    if not tasks:
+        raise InputError(f"no task given; known tasks: {', '.join([*TASKS, 'all'])}")
+    obstacles = {name: why for name, task in tasks.items() if (why := _obstacle(task, context))}
+    if obstacles and not everything:
+        name, why = next(iter(obstacles.items()))
+        can_do = [name for name, task in TASKS.items() if not _obstacle(task, context)]
+        raise InputError(f"cannot do task {name}: {why}; it can do: {', '.join(can_do) or 'none'}")
+    contexts = {name: context._replace(n=_count(name, tasks[name], context)) for name in tasks if name not in obstacles}
+    if any(tasks[name].sampler for name in contexts):
+        _check_options(context)
+    path = _check_output(context)
+
+    written: dict[str, Any] = {"metrics": {}, "pictures": {}, "skipped": obstacles}
+    for name, task_context in contexts.items():
+        measured = dict(tasks[name].fn(task_context))
+        origin = results.provenance(task_context, name, tasks[name])
+        files = dict.fromkeys(measured.pop("pictures", []), origin)
+        metrics = {metric: origin | entry for metric, entry in measured.items()}
+        results.merge(path, metrics, files)
+        written["metrics"] |= metrics
+        written["pictures"] |= files
+    return written
+
+
+def _find(name: str) -> Task:
+    if name in TASKS:
+        return TASKS[name]
+    known = [*TASKS, "all"]
+    nearest = difflib.get_close_matches(name, known, n=1, cutoff=0)[0]
+    raise InputError(f"unknown task {name!r}; did you mean {nearest!r}? Known tasks: {', '.join(known)}")
+
+
+def _obstacle(task: Task, context: Context) -> str | None:
+    missing = next((need for need in task.needs if not NEEDS[need](context)), None)
+    return f"{context.model_name} has no {missing}" if missing else None
+
+
+def _count(name: str, task: Task, context: Context) -> int:
+    """n, checked against the test split; the default gives way to a small split, the user's number does not."""
+    if context.n is not None and context.n < 1:
+        raise InputError(f"n is {context.n}; give at least 1")
+    if not task.images_per_n:
+        return context.n or task.n
+    images = len(context.dataset.x_test)
+    most = images // task.images_per_n
+    if most < 1 or (context.n or 0) > most:
+        raise InputError(f"task {name}: the test split has {images} images, enough for n={most}; n={context.n or task.n} asked")
+    return context.n or min(task.n, most)
+
+
+def _check_options(context: Context) -> None:
+    """`nfe` takes the options of `sample` and costs nothing: bad ones come to light here."""
+    if context.model.nfe is None:
+        return
+    try:
+        context.model.nfe(**context.options)
+    except InputError:
+        raise
+    except (TypeError, ValueError) as error:
+        reason = str(error).rpartition("() ")[2]  # without Python's name for the function
+        raise InputError(f"{context.model_name} refuses the sampling options {dict(context.options)}: {reason}") from error
+
+
+def _check_output(context: Context) -> Path:
+    path = context.out / "results.json"
+    try:
+        context.out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"cannot write into {context.out} ({error.strerror}); choose another output folder") from error
+    results.read(path)
+    return path

@@ -1,0 +1,172 @@
+"""The U-Net of Ho et al. 2020 (DDPM, appendix B): residual blocks with GroupNorm and swish that are told the time,
+self-attention at chosen resolutions and in the middle, strided convolutions down, nearest-neighbour upsampling and
+convolutions up.
+
+With its defaults it has 35,746,307 parameters on 32x32x3 images, those of the paper's CIFAR-10 model. 1x1 convolutions are
+`Dense`: the same parameters, and faster.
+"""
+
+import math
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from gm_jax.errors import InputError
+
+FeatureMap = Float[Array, "batch height width channel"]
+
+uniform_fan_avg = nn.initializers.variance_scaling(1.0, "fan_avg", "uniform")  # the initialisation of the authors' code
+zeros = nn.initializers.zeros
+
+
+class UNet(nn.Module):
+    """(x [b,H,W,C], t [b] or scalar, train) -> float32 [b,H,W,out_channels]. All zeros at initialisation.
+
+    `channel_multipliers` gives one resolution each, halved from one to the next; H and W must be divisible by
+    2^(len(channel_multipliers) - 1), else InputError. `attention_resolutions` names heights of feature maps. Weights are
+    float32; `dtype` is that of the computation, but for the first and the last convolution: x_t and eps deserve more than 8
+    bits. `remat` recomputes each residual block in the backward pass, which saves memory.
+    """
+
+    out_channels: int
+    channels: int = 128
+    channel_multipliers: tuple[int, ...] = (1, 2, 2, 2)
+    num_res_blocks: int = 2
+    attention_resolutions: tuple[int, ...] = (16,)
+    dropout: float = 0.1
+    remat: bool = False
+    dtype: jnp.dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: FeatureMap, t: Float[Array, " *batch"], train: bool = False) -> FeatureMap:
+        check_divisible(x.shape[1:3], self.channel_multipliers)
+        emb = TimeEmbedding(self.channels, self.dtype, name="time")(jnp.broadcast_to(t, x.shape[:1]))
+        res_block = nn.remat(ResBlock, static_argnums=(3,)) if self.remat else ResBlock
+        last = len(self.channel_multipliers) - 1
+
+        def block(h, level, name):
+            channels = self.channels * self.channel_multipliers[level]
+            h = res_block(channels, self.dropout, self.dtype, name=name)(h, emb, train)
+            attend = h.shape[1] in self.attention_resolutions
+            return AttentionBlock(self.dtype, name=f"{name}_attention")(h) if attend else h
+
+        h = conv(self.channels, name="conv_in")(x)
+        skips = [h]
+        for level in range(last + 1):
+            for i in range(self.num_res_blocks):
+                h = block(h, level, f"down{level}_block{i}")
+                skips.append(h)
+            if level < last:
+                h = conv(h.shape[-1], self.dtype, strides=2, name=f"down{level}_downsample")(h)
+                skips.append(h)
+
+        middle = h.shape[-1]
+        h = res_block(middle, self.dropout, self.dtype, name="middle_block0")(h, emb, train)
+        h = AttentionBlock(self.dtype, name="middle_attention")(h)
+        h = res_block(middle, self.dropout, self.dtype, name="middle_block1")(h, emb, train)
+
+        for level in reversed(range(last + 1)):
+            for i in range(self.num_res_blocks + 1):
+                h = block(jnp.concatenate([h, skips.pop()], axis=-1), level, f"up{level}_block{i}")
+            if level > 0:
+                h = conv(h.shape[-1], self.dtype, name=f"up{level}_upsample")(upsample_nearest(h))
+
+        h = nn.swish(group_norm(self.dtype, h.shape[-1], name="norm_out")(h)).astype(jnp.float32)
+        return conv(self.out_channels, kernel_init=zeros, name="conv_out")(h)
+
+
+class SinusoidalPositionEmbeddings(nn.Module):
+    """[b] times, in the units of DDPM's steps -> [b, dim]: sines, then cosines, of geometric frequencies from 1 to 1/10000.
+
+    Vaswani et al. 2017, section 3.5, in the layout of the code of Ho et al. 2020. `dim` is even and at least 4.
+    """
+
+    dim: int
+
+    @nn.compact
+    def __call__(self, t: Float[Array, " batch"]) -> Float[Array, "batch dim"]:
+        half = self.dim // 2
+        frequencies = jnp.exp(-math.log(10000) / (half - 1) * jnp.arange(half))
+        angles = t.astype(jnp.float32)[:, None] * frequencies
+        return jnp.concatenate([jnp.sin(angles), jnp.cos(angles)], axis=-1)
+
+
+class TimeEmbedding(nn.Module):
+    """Sinusoids through a two-layer perceptron, four times as wide."""
+
+    channels: int
+    dtype: jnp.dtype
+
+    @nn.compact
+    def __call__(self, t):
+        emb = SinusoidalPositionEmbeddings(self.channels)(t)
+        emb = nn.swish(dense(4 * self.channels, self.dtype, name="dense0")(emb))
+        return dense(4 * self.channels, self.dtype, name="dense1")(emb)
+
+
+class ResBlock(nn.Module):
+    """Norm, swish, 3x3 convolution, twice, with the time embedding added in between; the second convolution starts at zero."""
+
+    channels: int
+    dropout: float
+    dtype: jnp.dtype
+
+    @nn.compact
+    def __call__(self, x, emb, train):
+        h = nn.swish(group_norm(self.dtype, x.shape[-1], name="norm0")(x))
+        h = conv(self.channels, self.dtype, name="conv0")(h)
+        h = h + dense(self.channels, self.dtype, name="time")(nn.swish(emb))[:, None, None, :]
+        h = nn.swish(group_norm(self.dtype, self.channels, name="norm1")(h))
+        h = nn.Dropout(self.dropout, deterministic=not train)(h)
+        h = conv(self.channels, self.dtype, kernel_init=zeros, name="conv1")(h)
+        if x.shape[-1] != self.channels:
+            x = dense(self.channels, self.dtype, name="shortcut")(x)
+        return x + h
+
+
+class AttentionBlock(nn.Module):
+    """Self-attention over the pixels of a feature map: one head, pre-norm, residual; the output projection starts at zero."""
+
+    dtype: jnp.dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: FeatureMap) -> FeatureMap:
+        batch, height, width, channels = x.shape
+        h = group_norm(self.dtype, channels, name="norm")(x).reshape(batch, height * width, channels)
+        query, key, value = (dense(channels, self.dtype, name=name)(h) for name in ("query", "key", "value"))
+        logits = jnp.einsum("bqc,bkc->bqk", query, key, preferred_element_type=jnp.float32) * channels**-0.5
+        weights = jax.nn.softmax(logits, axis=-1).astype(self.dtype)
+        h = jnp.einsum("bqk,bkc->bqc", weights, value)
+        h = dense(channels, self.dtype, kernel_init=zeros, name="out")(h)
+        return x + h.reshape(x.shape)
+
+
+def conv(channels, dtype=jnp.float32, strides=1, kernel_init=uniform_fan_avg, name=None):
+    return nn.Conv(channels, (3, 3), strides=strides, dtype=dtype, kernel_init=kernel_init, name=name)
+
+
+def dense(channels, dtype, kernel_init=uniform_fan_avg, name=None):
+    return nn.Dense(channels, dtype=dtype, kernel_init=kernel_init, name=name)
+
+
+def group_norm(dtype, channels, name=None):
+    """32 groups as in the paper, fewer where a group would have under four channels. Statistics are float32."""
+    groups = math.gcd(channels, min(32, max(1, channels // 4)))
+    return nn.GroupNorm(groups, epsilon=1e-6, dtype=dtype, name=name)
+
+
+def upsample_nearest(x: FeatureMap) -> FeatureMap:
+    """Doubles height and width by repeating pixels."""
+    return x.repeat(2, axis=1).repeat(2, axis=2)
+
+
+def check_divisible(size: tuple[int, int], channel_multipliers: tuple[int, ...]) -> None:
+    """InputError unless both sides can be halved between the resolutions of `channel_multipliers`."""
+    factor = 2 ** (len(channel_multipliers) - 1)
+    if size[0] % factor or size[1] % factor:
+        raise InputError(
+            f"images of {size[0]}x{size[1]} cannot be halved {len(channel_multipliers) - 1} times; "
+            f"give fewer channel_multipliers than {tuple(channel_multipliers)} (or resize the images)"
+        )

@@ -1,0 +1,48 @@
+"""The losses on test images, with the same noise every time, so that the curve is smooth."""
+
+from collections.abc import Callable
+
+import jax
+import numpy as np
+
+from gm_jax.core import Model
+from gm_jax.training import learning
+from gm_jax.training.parallel import put_rows
+
+HELDOUT_IMAGES = 2048  # at most
+
+
+def make_heldout(
+    model: Model, keys: learning.Keys, images: np.ndarray, labels: np.ndarray | None, batch_size: int
+) -> Callable[[learning.TrainState, tuple[str, ...]], dict[str, float]]:
+    """`heldout(train_state, active) -> {"heldout/objective/term": mean}` over whole batches of the first test images.
+
+    Raw (not averaged) parameters, to be compared with the training loss. `active` names the objectives to evaluate.
+    """
+    devices = jax.device_count()
+    size = min(batch_size, len(images) // devices * devices)
+    size -= size % devices
+    count = min(len(images), HELDOUT_IMAGES) // size if size else 0
+    keys = keys._replace(noise=keys.heldout)
+
+    @jax.jit
+    def losses(params, state, step, index, images, labels):
+        batch = learning.make_batch(keys, 0, index, images, labels, flip=False)
+        values = {}
+        for objective in model.objectives:
+            loss, (_, metrics) = objective.loss(params, state, keys.dropout, batch, step=step, train=False)
+            values[objective.name] = {"loss": loss, **metrics}
+        return values
+
+    def heldout(train_state, active):
+        totals: dict[str, float] = {}
+        for i in range(count):
+            rows = slice(i * size, (i + 1) * size)
+            batch = put_rows((np.arange(i * size, (i + 1) * size), images[rows], None if labels is None else labels[rows]))
+            values = jax.device_get(losses(train_state.params, train_state.state, train_state.step, *batch))
+            for name in active:
+                for term, value in values[name].items():
+                    totals[f"heldout/{name}/{term}"] = totals.get(f"heldout/{name}/{term}", 0.0) + float(value) / count
+        return totals
+
+    return heldout

@@ -1,0 +1,172 @@
+"""The training loop: from a config and a work directory to a trained model. Rerun, it resumes.
+
+All that a step computes is in learning.py, and where it runs in parallel.py. The loop only dispatches steps until something is
+due, and does what is due: log, held-out loss, checkpoint, samples.
+"""
+
+import signal
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+
+from gm_jax import __version__, experiment
+from gm_jax.core import Variables
+from gm_jax.errors import InputError
+from gm_jax.evaluation.sample import sample
+from gm_jax.images import grid, save_png
+from gm_jax.training import learning, workdirs
+from gm_jax.training.checkpoints import Checkpoints
+from gm_jax.training.ledger import Ledger
+from gm_jax.training.run import Run, compile_run, plan, prepare, restore_or_start
+from gm_jax.training.signals import Signals
+from gm_jax.training.writers import Clock, Display, Writer
+
+
+class NonFinite(RuntimeError):
+    """A loss or a gradient was not finite. The last checkpoint is from before."""
+
+
+class Interrupted(RuntimeError):
+    """A signal asked the run to stop. Its state is saved."""
+
+    def __init__(self, message: str, code: int):
+        super().__init__(message)
+        self.code = code  # 128 + signal, as shells have it
+
+
+def train(config: Mapping[str, Any], workdir: Path) -> None:
+    """Trains until `config["train"]["steps"]`, from where `workdir` stands.
+
+    Raises:
+        InputError: bad config, data, or work directory; nothing is overwritten then.
+        NonFinite: training diverged; the message names the step, the term and the parameter.
+        Interrupted: SIGTERM or Ctrl-C; the state is saved.
+    """
+    run = prepare(config, Path(workdir))
+    settings, lead = run.config["train"], jax.process_index() == 0
+    with Checkpoints(run.workdir, keep_every=settings["keep_every"]) as checkpoints, Signals() as signals:
+        train_state, record = restore_or_start(run, checkpoints)
+        first, last = int(train_state.step), settings["steps"]
+        display = Display(first, last, settings["batch_size"], active=lead)
+        introduce(run, train_state, display)
+        if lead and first < last:
+            workdirs.write(run.workdir, record)
+        writer = Writer(run.workdir, first, active=lead)
+        try:
+            if first < last:
+                loop(Session(run, checkpoints, writer, display, signals), train_state)
+        finally:
+            display.close()
+            writer.close()
+        display.print(f"done: {last} steps" if first < last else f"nothing to do: {first} of {last} steps were made already")
+        display.print(f"work directory: {run.workdir.absolute()}")
+
+
+def introduce(run: Run, train_state: learning.TrainState, display: Display) -> None:
+    data, config = run.dataset, run.config
+    shape = "x".join(map(str, data.image_shape))
+    count = sum(leaf.size for leaf in jax.tree.leaves(train_state.params))
+    sizes = f"{len(data.x_train)} training and {len(data.x_test)} test images of {shape}"
+    device, dtype = jax.devices()[0].device_kind, experiment.compute_dtype(config["precision"])
+    step = int(train_state.step)
+    display.print(f"gm_jax {__version__}: {config['model']['name']} ({count:,} parameters) on {data.name} ({sizes})")
+    display.print(f"{run.parallel.devices} x {device}, {dtype}, seed {config['seed']}")
+    display.print(f"work directory: {run.workdir.absolute()}")
+    display.print(f"resuming at step {step}" if step else "starting (the first step compiles)")
+
+
+# --- the loop itself ----------------------------------------------------------------------------------------------------------
+
+
+class Session(NamedTuple):
+    """A run in progress: the things that have a life outside the train state."""
+
+    run: Run
+    checkpoints: Checkpoints
+    writer: Writer
+    display: Display
+    signals: Signals
+
+
+def loop(session: Session, train_state: learning.TrainState) -> None:
+    """The steps from `train_state.step` to `train.steps`, and what is due between them."""
+    run, settings = session.run, session.run.config["train"]
+    step, last = int(train_state.step), settings["steps"]
+    train_state = run.parallel.put_state(train_state)
+    feed, dispatch, heldout = compile_run(run)
+    ledger, clock = Ledger(), Clock()
+    clock.start()
+    while step < last:
+        n, active = plan(run, step)
+        train_state, *result = dispatch(train_state, *feed(step, run.steps_per_dispatch), n, active)
+        ledger.add(*result)
+        check(session, ledger, lag=1)
+        step += n
+        clock.steps += n
+        session.display.advance(step)
+        due = lambda name, step=step: bool(settings[name]) and step % settings[name] == 0  # noqa: E731
+        stop = (jax.process_count() == 1 or due("log_every")) and session.signals.received()
+        done = step == last
+        if due("log_every") or done or stop:
+            check(session, ledger)
+            log(session, step, ledger.means(), clock.lap())
+        clock.stop()
+        if due("heldout_every") or (done and settings["heldout_every"]):
+            names = tuple(o.name for o in run.model.objectives if learning.in_window(o, step - 1))
+            log_heldout(session, step, heldout(run.parallel.get_state(train_state), names))
+        if due("checkpoint_every") or due("keep_every") or done or stop:
+            check(session, ledger)
+            session.checkpoints.save(step, run.parallel.get_state(train_state))
+        if stop:
+            session.checkpoints.wait()
+            name = signal.Signals(stop).name
+            raise Interrupted(f"{name}: stopped at step {step}, which is saved; the same command resumes", 128 + stop)
+        if due("sample_every") or (done and settings["sample_every"]):
+            write_samples(session, run.parallel.get_state(train_state), step)
+        clock.start()
+    session.checkpoints.wait()
+
+
+def check(session: Session, ledger: Ledger, lag: int = 0) -> None:
+    """Raises NonFinite if a step failed; the newest `lag` dispatches may still be running and are not waited for."""
+    failure = ledger.failure(lag)
+    if failure is None:
+        return
+    step, output = failure
+    reason = learning.describe_failure(output, session.run.abstract.params, session.run.model.objectives)
+    saved = max(session.checkpoints.steps(), default=None)
+    hint = f"the checkpoint of step {saved} is intact" if saved is not None else "no checkpoint had been written yet"
+    raise NonFinite(f"step {step}: {reason}; {hint}; try a lower learning rate, gradient clipping or float32")
+
+
+def log(session: Session, step: int, values: dict[str, float], rate: float) -> None:
+    speed = {"steps_per_second": rate, "images_per_second": rate * session.run.config["train"]["batch_size"]}
+    session.writer.scalars(step, {**values, **speed})
+    session.display.log(step, rate, values)
+
+
+def log_heldout(session: Session, step: int, values: dict[str, float]) -> None:
+    if values:
+        session.writer.scalars(step, values)
+        losses = "  ".join(f"{key} {value:.4g}" for key, value in values.items() if key.endswith("/loss"))
+        session.display.print(f"step {step}  {losses}")
+
+
+def write_samples(session: Session, train_state: learning.TrainState, step: int) -> None:
+    """A grid of samples from the averaged weights, from the same noise every time: one watches the same images improve."""
+    if jax.process_index() != 0:
+        return
+    run = session.run
+    params, state = jax.device_get((learning.averaged_params(train_state, run.model.objectives), train_state.state))
+    variables = experiment.recalibrated(run.eval_model, Variables(params, state), run.dataset.x_train)
+    settings = {"batch_size": run.config["eval"]["batch_size"], "options": run.config["eval"]["sample"]}
+    try:
+        images = sample(run.eval_model, variables, run.config["train"]["samples"], seed=run.config["seed"], **settings)
+    except InputError as error:  # samples that are not finite yet are no reason to stop training
+        session.display.print(f"step {step}: no samples ({error})")
+        return
+    picture = grid(images)
+    save_png(run.workdir / "samples" / f"step_{step:08d}.png", picture)
+    session.writer.image(step, "samples", picture)

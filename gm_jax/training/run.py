@@ -1,0 +1,112 @@
+"""What stays the same during a run: built and checked from a config before anything is written."""
+
+from collections.abc import Callable, Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+
+from gm_jax import experiment
+from gm_jax.core import Model
+from gm_jax.data.feed import make_feed
+from gm_jax.data.sources import Dataset
+from gm_jax.errors import InputError
+from gm_jax.training import learning, workdirs
+from gm_jax.training.checkpoints import Checkpoints
+from gm_jax.training.heldout import make_heldout
+from gm_jax.training.parallel import PARALLEL, Parallel
+
+STEPS_PER_DISPATCH = 16  # on an accelerator, where the config leaves it to us
+
+
+class Run(NamedTuple):
+    """All that stays the same during a run."""
+
+    config: dict[str, Any]
+    workdir: Path
+    dataset: Dataset
+    parallel: Parallel
+    model: Model  # for the train step: reduces over the parallel mode's axis
+    eval_model: Model  # the same, for one logical device
+    optimizers: dict[str, Any]
+    keys: learning.Keys
+    steps_per_dispatch: int
+    abstract: learning.TrainState  # shapes and dtypes
+
+
+def prepare(config: Mapping[str, Any], workdir: Path) -> Run:
+    """Checks everything that can be checked before any work is done, and writes nothing."""
+    config = {**config, "train": {**config["train"], "init_from": experiment.parse_init_from(config["train"]["init_from"])}}
+    if config["parallel"] not in PARALLEL:
+        raise InputError(f"unknown parallel mode {config['parallel']!r}; known: {', '.join(PARALLEL)}")
+    parallel = PARALLEL[config["parallel"]]()
+    check_numbers(config["train"], parallel.devices)
+    dataset = experiment.load_dataset(config)
+    build = partial(experiment.build_model, config, dataset.image_shape, dataset.num_classes)
+    model = build(parallel.axis_name)
+    eval_model = build(None) if parallel.axis_name else model
+    optimizers = experiment.build_optimizers(config, model)
+    on_cpu = jax.default_backend() == "cpu"  # where convolution gradients in a loop are some fifty times slower
+    steps_per_dispatch = config["train"]["steps_per_dispatch"] or (1 if on_cpu else STEPS_PER_DISPATCH)
+    keys = learning.seed_keys(config["seed"])
+    abstract = experiment.abstract_state(config, model, optimizers, dataset.image_shape, dataset.num_classes)
+    return Run(config, workdir, dataset, parallel, model, eval_model, optimizers, keys, steps_per_dispatch, abstract)
+
+
+def check_numbers(settings: Mapping[str, Any], devices: int) -> None:
+    for key in ("steps", "batch_size", "accum", "log_every"):
+        if settings[key] < 1:
+            raise InputError(f"train.{key} is {settings[key]}; it must be at least 1")
+    for key in ("steps_per_dispatch", "heldout_every", "sample_every", "checkpoint_every", "keep_every"):
+        if settings[key] < 0:
+            raise InputError(f"train.{key} is {settings[key]}; it must be positive, or 0 for off")
+    parts = settings["accum"] * devices
+    if settings["batch_size"] % parts:
+        near = max(parts, round(settings["batch_size"] / parts) * parts)
+        raise InputError(
+            f"train.batch_size={settings['batch_size']} does not split into {settings['accum']} microbatches "
+            f"on {devices} devices; use a multiple of {parts}, such as {near}"
+        )
+
+
+def restore_or_start(run: Run, checkpoints: Checkpoints) -> tuple[learning.TrainState, workdirs.Record]:
+    """The newest checkpoint of the work directory, or a fresh state; and what config.json is to say. Writes nothing."""
+    record = workdirs.Record(run.config, run.dataset.image_shape, run.dataset.num_classes, {})
+    if workdirs.check(run.workdir, record):
+        train_state = checkpoints.restore(run.abstract, run.parallel.replicated)
+        if train_state is not None:
+            return train_state, record._replace(init_from=workdirs.read(run.workdir).init_from)
+    batch = experiment.first_batch(run.config, run.keys, run.dataset.x_train, run.dataset.y_train)
+    variables = jax.jit(run.eval_model.init)(run.keys.init, batch)
+    variables, origins = experiment.graft(variables, run.config["train"]["init_from"])
+    return learning.with_variables(run.model, run.optimizers, variables), record._replace(init_from=origins)
+
+
+def compile_run(run: Run) -> tuple[Callable, Callable, Callable]:
+    """The feed, the dispatch and the held-out loss; compiled when first called."""
+    data, settings = run.dataset, run.config["train"]
+    feed = make_feed(
+        (data.x_train, data.y_train),
+        run.parallel,
+        batch_size=settings["batch_size"],
+        seed=run.config["seed"],
+        device_bytes=run.config["data"]["device_bytes"],
+    )
+    options = {"flip": run.config["data"]["flip"], "accum": settings["accum"], "axis_name": run.parallel.axis_name}
+    train_step = learning.make_train_step(run.model, run.optimizers, run.keys, **options)
+    heldout = make_heldout(run.eval_model, run.keys, data.x_test, data.y_test, settings["batch_size"])
+    return feed, run.parallel.compile(learning.make_dispatch(train_step)), heldout
+
+
+def plan(run: Run, step: int) -> tuple[int, tuple[str, ...]]:
+    """How many steps to dispatch from `step` on (until something is due), and the objectives that are active in all of them."""
+    objectives, settings = run.model.objectives, run.config["train"]
+    active = [o for o in objectives if learning.in_window(o, step)]
+    if run.steps_per_dispatch == 1:
+        return 1, tuple(o.name for o in active if learning.is_due(o, step))
+    periods = ("log_every", "heldout_every", "sample_every", "checkpoint_every", "keep_every")
+    ends = [settings["steps"], step + run.steps_per_dispatch]
+    ends += [(step // settings[p] + 1) * settings[p] for p in periods if settings[p]]
+    ends += [edge for o in objectives for edge in (o.start, o.stop) if edge is not None and edge > step]
+    return min(ends) - step, tuple(o.name for o in active)

@@ -1,0 +1,117 @@
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from PIL import Image
+
+from gm_jax import images
+from gm_jax.evaluation import pictures
+from gm_jax.evaluation.likelihood import likelihood
+from gm_jax.evaluation.sample import sample
+from gm_jax.evaluation.statistics import mean_and_stderr
+
+
+def tiles_of(path, rows, columns, side=4):
+    """The tiles of a grid picture of side x side tiles, read back pixel by pixel: [rows, columns, side, side]."""
+    x = np.asarray(Image.open(path))
+    tile = 32  # magnified 8 times, 2 pixels between; then the whole
+    factor = x.shape[0] // (2 + rows * (tile + 2))
+    assert x.shape == ((2 + rows * (tile + 2)) * factor, (2 + columns * (tile + 2)) * factor)
+    x = x[::factor, ::factor]
+    cut = [[x[2 + r * 34 :, 2 + c * 34 :][:tile:8, :tile:8] for c in range(columns)] for r in range(rows)]
+    return np.array(cut)
+
+
+def rebuilt(x):
+    """What the toy model makes of test images: the second half of the pixels becomes 0.1."""
+    x_hat = images.to_float(x).reshape(len(x), 16).copy()
+    x_hat[:, 8:] = 0.1
+    return x_hat.reshape(x.shape)
+
+
+def test_samples_picture_shows_the_samples_by_index(context):
+    assert pictures.samples(context._replace(n=5)) == {"pictures": ["samples.png"]}
+    shown = tiles_of(context.out / "samples.png", 2, 3).reshape(6, 4, 4)
+    np.testing.assert_array_equal(shown[:5], sample(context.model, context.variables, 5, batch_size=4)[..., 0])
+    assert (shown[5] == 255).all()
+
+
+def test_reconstruction_errors_are_those_of_numpy_over_the_whole_split(context):
+    entries = pictures.reconstructions(context._replace(n=3))
+    x = context.dataset.x_test
+    squared = ((rebuilt(x).astype(np.float64) - images.to_float(x)) ** 2).sum((1, 2, 3))
+    expected = {"reconstruction_mse": squared / 16, "reconstruction_squared_error": squared}
+    for name, values in expected.items():
+        assert entries[name]["value"] == pytest.approx(values.mean(), rel=1e-5)
+        assert entries[name]["stderr"] == pytest.approx(values.std(ddof=1) / np.sqrt(11), rel=1e-5)
+        assert entries[name]["n"] == 11 and entries[name]["split"] == "test"
+    byte_mse = np.mean((images.to_uint8(rebuilt(x)).astype(float) - x) ** 2)
+    assert entries["reconstruction_psnr"]["value"] == pytest.approx(10 * np.log10(255**2 / byte_mse), rel=1e-5)
+
+
+def test_reconstruction_errors_do_not_depend_on_batch_size(context):
+    one, other = (pictures.reconstructions(context._replace(n=2, batch_size=size)) for size in (3, 64))
+    for name in ("reconstruction_mse", "reconstruction_psnr"):
+        assert one[name]["value"] == pytest.approx(other[name]["value"], rel=1e-6)
+
+
+def test_reconstructions_picture_alternates_rows(context):
+    pictures.reconstructions(context._replace(n=10))
+    shown = tiles_of(context.out / "reconstructions.png", 4, 8)
+    x = context.dataset.x_test[:10]
+    below = images.to_uint8(rebuilt(x))[..., 0]
+    np.testing.assert_array_equal(shown[0], x[:8, ..., 0])
+    np.testing.assert_array_equal(shown[1], below[:8])
+    np.testing.assert_array_equal(shown[2, :2], x[8:, ..., 0])
+    np.testing.assert_array_equal(shown[3, :2], below[8:])
+    assert (shown[2:, 2:] == 255).all()
+
+
+def test_perfect_reconstruction_has_infinite_psnr():
+    assert pictures.psnr(0.0) == np.inf
+    assert pictures.psnr(255.0**2) == 0
+
+
+def test_interpolation_is_linear_in_the_latent_between_the_images(context):
+    pictures.interpolation(context._replace(n=2))
+    shown = tiles_of(context.out / "interpolation.png", 2, 10).astype(int)
+    x = context.dataset.x_test
+    np.testing.assert_array_equal(shown[:, 0], x[[0, 2], ..., 0])
+    np.testing.assert_array_equal(shown[:, 9], x[[1, 3], ..., 0])
+    ends = images.to_float(x[:4]).astype(np.float64)[:, :2, :, 0]  # the half that is encoded
+    for i, weight in enumerate(np.linspace(0, 1, 8)):
+        expected = ((1 - weight) * ends[0::2] + weight * ends[1::2] + 1) * 127.5
+        assert np.abs(shown[:, 1 + i, :2] - expected).max() <= 0.501
+
+
+def test_denoising_ends_in_the_samples_and_moves(context):
+    entries = pictures.denoising(context._replace(n=3))
+    assert entries == {"pictures": ["denoising.png", "denoising.gif"]}
+    strip = tiles_of(context.out / "denoising.png", 3, 10)
+    np.testing.assert_array_equal(strip[:, -1], sample(context.model, context.variables, 3)[..., 0])
+    distance = np.abs(strip.astype(float) - 127.5).mean((0, 2, 3))  # the toy's path leaves grey steadily
+    assert (np.diff(distance) > 0).all()
+    with Image.open(context.out / "denoising.gif") as gif:
+        assert gif.n_frames == 12  # the toy's 12 steps leave no more to show
+        gif.seek(11)
+        assert gif.info["duration"] == 1500
+
+
+def test_discrete_latents_are_told_apart(context):
+    codes = context.model._replace(posterior=None, encode=lambda variables, keys, x: jnp.zeros((len(x), 4), jnp.int32))
+    assert pictures.latent_is_continuous(context)
+    assert not pictures.latent_is_continuous(context._replace(model=codes))
+
+
+def test_likelihood_means_are_those_of_numpy(context):
+    entries = likelihood(context._replace(n=10))
+    nats = context.dataset.x_test[:10].astype(np.float64).sum((1, 2, 3)) / 100
+    for name, factor, kind in (("elbo", 1, "bound"), ("twice", 2, "exact")):
+        for unit, scale in (("nats", 1), ("bits_per_dim", 1 / (16 * np.log(2)))):
+            entry = entries[f"{name}_{unit}"]
+            assert entry["value"] == pytest.approx(factor * scale * nats.mean(), rel=1e-5)
+            assert entry["stderr"] == pytest.approx(factor * scale * nats.std(ddof=1) / np.sqrt(10), rel=1e-4)
+            assert (entry["kind"], entry["n"], entry["split"]) == (kind, 10, "test")
+
+
+def test_standard_error_of_one_value_is_unknown():
+    assert mean_and_stderr(np.array([3.0])) == {"value": 3.0, "stderr": None}

@@ -1,0 +1,135 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from gm_jax.errors import InputError
+from gm_jax.nets.unet import AttentionBlock, SinusoidalPositionEmbeddings, UNet, check_divisible, upsample_nearest
+
+SMALL = dict(channels=8, channel_multipliers=(1, 2), num_res_blocks=1, attention_resolutions=(4,))
+
+
+def shapes(net, shape):
+    x, t = jax.ShapeDtypeStruct(shape, jnp.float32), jax.ShapeDtypeStruct(shape[:1], jnp.float32)
+    return jax.eval_shape(net.init_with_output, jax.random.key(0), x, t)
+
+
+def count(variables):
+    return sum(leaf.size for leaf in jax.tree.leaves(variables))
+
+
+@pytest.fixture(scope="module")
+def trained_like():
+    """A small network with no zero left in its weights, on 8x8x1."""
+    net = UNet(out_channels=1, dropout=0.5, **SMALL)
+    variables = jax.jit(net.init)(jax.random.key(0), jnp.zeros((1, 8, 8, 1)), jnp.zeros(1))
+    leaves, structure = jax.tree.flatten(variables)
+    keys = jax.random.split(jax.random.key(1), len(leaves))
+    leaves = [leaf + 0.1 * jax.random.normal(key, leaf.shape) for leaf, key in zip(leaves, keys, strict=True)]
+    return net, jax.tree.unflatten(structure, leaves)
+
+
+@pytest.fixture(scope="module")
+def inputs():
+    return jax.random.normal(jax.random.key(2), (3, 8, 8, 1)), jnp.array([0.0, 5.0, 900.0])
+
+
+def test_cifar10_network_has_the_parameters_of_the_paper():
+    out, variables = shapes(UNet(out_channels=3), (2, 32, 32, 3))
+    assert count(variables) == 35_746_307
+    assert out.shape == (2, 32, 32, 3) and out.dtype == jnp.float32
+
+
+def test_attention_is_at_16x16_and_in_the_middle_only():
+    _, variables = shapes(UNet(out_channels=3), (1, 32, 32, 3))
+    where = sorted(name for name in variables["params"] if name.endswith("attention"))
+    down, up = [f"down1_block{i}_attention" for i in range(2)], [f"up1_block{i}_attention" for i in range(3)]
+    assert where == sorted(down + up + ["middle_attention"])
+
+
+@pytest.mark.parametrize(
+    "shape, multipliers", [((2, 8, 8, 1), (1, 2)), ((2, 28, 28, 1), (1, 2, 2)), ((1, 16, 8, 4), (1, 1, 2))]
+)
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
+def test_output_has_the_shape_of_the_input_in_float32(shape, multipliers, dtype):
+    net = UNet(out_channels=shape[-1], channels=8, channel_multipliers=multipliers, num_res_blocks=1, dtype=dtype)
+    out, variables = shapes(net, shape)
+    assert out.shape == shape and out.dtype == jnp.float32
+    assert {leaf.dtype for leaf in jax.tree.leaves(variables)} == {jnp.dtype("float32")}
+
+
+def test_sizes_that_cannot_be_halved_are_refused():
+    with pytest.raises(InputError, match="28x28 cannot be halved 3 times.*channel_multipliers"):
+        check_divisible((28, 28), (1, 2, 2, 2))
+    with pytest.raises(InputError, match="channel_multipliers"):
+        shapes(UNet(out_channels=1), (1, 28, 28, 1))
+
+
+def test_network_is_zero_at_initialisation(inputs):
+    net = UNet(out_channels=1, **SMALL)
+    out, _ = jax.jit(net.init_with_output)(jax.random.key(0), *inputs)
+    np.testing.assert_array_equal(out, 0)
+
+
+def test_every_image_is_told_its_own_time(trained_like, inputs):
+    net, variables = trained_like
+    x, t = inputs
+    apply = jax.jit(net.apply)
+    together = apply(variables, x, t)
+    for i in range(3):
+        np.testing.assert_allclose(together[i], apply(variables, x, jnp.full(3, t[i]))[i], atol=1e-4)
+    assert jnp.abs(apply(variables, x, t + 1) - together).max() > 1e-3
+    np.testing.assert_allclose(net.apply(variables, x, 7.0), apply(variables, x, jnp.full(3, 7.0)), atol=1e-4)
+
+
+def test_remat_changes_neither_weights_nor_gradients(trained_like, inputs):
+    net, variables = trained_like
+
+    def gradients(net):
+        loss = lambda v: jnp.mean(net.apply(v, *inputs, train=True, rngs={"dropout": jax.random.key(0)}) ** 2)  # noqa: E731
+        return jax.jit(jax.grad(loss))(variables)
+
+    plain, remat = gradients(net), gradients(net.clone(remat=True))
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-4), plain, remat)
+
+
+def test_dropout_acts_in_training_only(trained_like, inputs):
+    net, variables = trained_like
+    train = jax.jit(lambda key: net.apply(variables, *inputs, train=True, rngs={"dropout": key}))
+    one, two = train(jax.random.key(0)), train(jax.random.key(1))
+    assert jnp.abs(one - two).max() > 1e-3
+    np.testing.assert_array_equal(one, train(jax.random.key(0)))
+
+
+def test_bfloat16_computes_nearly_the_same(trained_like, inputs):
+    net, variables = trained_like
+    exact, rounded = (jax.jit(n.apply)(variables, *inputs) for n in (net, net.clone(dtype=jnp.bfloat16)))
+    difference = jnp.abs(exact - rounded).max() / jnp.abs(exact).max()
+    assert 0 < difference < 0.1
+
+
+def test_attention_block_equals_softmax_attention_by_hand():
+    block, x = AttentionBlock(), jax.random.normal(jax.random.key(0), (1, 2, 3, 8))
+    variables = block.init(jax.random.key(1), x)
+    np.testing.assert_array_equal(block.apply(variables, x), x)  # the identity at initialisation
+
+    params = variables["params"]
+    params["out"]["kernel"] = jax.random.normal(jax.random.key(2), (8, 8))
+    h = np.asarray(x, np.float64).reshape(6, 2, 4)  # 6 pixels, 2 groups of 4 channels
+    h = (h - h.mean((0, 2), keepdims=True)) / np.sqrt(h.var((0, 2), keepdims=True) + 1e-6)
+    query, key, value = (h.reshape(6, 8) @ params[name]["kernel"] for name in ("query", "key", "value"))
+    weights = np.exp(query @ key.T / np.sqrt(8))
+    attended = (weights / weights.sum(1, keepdims=True)) @ value @ params["out"]["kernel"]
+    np.testing.assert_allclose(block.apply(variables, x)[0], x[0] + attended.reshape(2, 3, 8), atol=1e-4)
+
+
+def test_sinusoidal_embeddings_equal_the_formula():
+    t = jnp.array([0.0, 1.0, 37.5, 999.0])
+    emb = SinusoidalPositionEmbeddings(128).apply({}, t)
+    angles = np.asarray(t)[:, None] * 10000.0 ** (-np.arange(64) / 63)
+    np.testing.assert_allclose(emb, np.concatenate([np.sin(angles), np.cos(angles)], 1), atol=2e-4)
+
+
+def test_upsample_repeats_pixels():
+    up = upsample_nearest(jnp.arange(4.0).reshape(1, 2, 2, 1))[0, :, :, 0]
+    np.testing.assert_array_equal(up, [[0, 0, 1, 1], [0, 0, 1, 1], [2, 2, 3, 3], [2, 2, 3, 3]])
