@@ -42,14 +42,14 @@ def base() -> ConfigDict:
                 "steps": 100_000,  # optimizer steps in all; a rerun may raise it
                 "batch_size": 128,  # global: over all devices, hosts and microbatches
                 "accum": 1,  # microbatches per step
-                "steps_per_dispatch": 10,  # steps that run on the device between two visits of the host
+                "steps_per_dispatch": 0,  # steps that run on the device between two visits of the host; 0 = 1 on a CPU, else 16
                 "log_every": 100,  # steps, as all "every" fields are
                 "heldout_every": 1000,  # loss on test images; 0 = off
                 "sample_every": 5000,  # grid of samples from fixed noise; 0 = off
                 "samples": 64,  # images in that grid
                 "checkpoint_every": 5000,  # the newest ones are kept
                 "keep_every": 0,  # checkpoints kept for good, for curves; 0 = off
-                "init_from": "",  # parts of another run to start from
+                "init_from": "",  # parts of other runs to start from: "state/teacher=WORKDIR:ema,..."
             },
             "eval": {
                 "n": 0,  # images; 0 = each task's own default

@@ -72,17 +72,20 @@ def build_model(
         raise InputError(
             f"model {name!r} cannot be used ({error}); give the path of an importable module that has a make()"
         ) from error
-    accepted = inspect.signature(make).parameters
-    unknown = [key for key in kwargs if key not in accepted]
-    if unknown:
-        nearest = difflib.get_close_matches(unknown[0], accepted, n=1, cutoff=0.0)[0]
-        raise InputError(f"model {name!r} has no keyword {unknown[0]!r}; the nearest known one is {nearest!r}")
     context = {
         "image_shape": tuple(image_shape),
         "num_classes": num_classes,
         "dtype": compute_dtype(config["precision"]),
         "axis_name": axis_name,
     }
+    accepted = inspect.signature(make).parameters
+    for key in kwargs:
+        if key in context:
+            raise InputError(f"model.{key} cannot be set: it follows from the data, precision and parallel; leave it out")
+        if key not in accepted:
+            nearest = difflib.get_close_matches(key, [k for k in accepted if k not in context], n=1, cutoff=0.0)
+            hint = f"the nearest known one is {nearest[0]!r}" if nearest else "it takes none"
+            raise InputError(f"model {name!r} has no keyword {key!r}; {hint}")
     kwargs |= {key: value for key, value in context.items() if key in accepted}
     try:
         return make(**{key: _as_tuple(value) for key, value in kwargs.items()})
@@ -103,12 +106,13 @@ def build_optimizer(settings: Mapping[str, Any], objective: Objective) -> optax.
     endless = objective.stop is None
     window = 0 if endless else (objective.stop - objective.start) // objective.every
     horizon = settings["horizon"] or window
+    make_schedule = _choose(SCHEDULES, settings["schedule"], "schedule")
     if settings["schedule"] != "constant" and not horizon:
         raise InputError(
             f"schedule {settings['schedule']!r} of {objective.name!r} needs a length; set optimizer.horizon (in updates)"
         )
     warmup, rate = settings["warmup_steps"], settings["learning_rate"]
-    schedule = _choose(SCHEDULES, settings["schedule"], "schedule")(rate, max(horizon - warmup, 1))
+    schedule = make_schedule(rate, max(horizon - warmup, 1))
     if warmup:  # the first update already moves: rate / warmup, 2 rate / warmup, ...
         schedule = optax.join_schedules([optax.linear_schedule(rate / warmup, rate, max(warmup - 1, 1)), schedule], [warmup])
     parts = [

@@ -1,5 +1,6 @@
 """Applies a model to any number of examples in batches of one shape, spread over the local devices."""
 
+import functools
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -34,18 +35,25 @@ def batches(
     split, replicated = NamedSharding(mesh, PartitionSpec("batch")), NamedSharding(mesh, PartitionSpec())
     variables = jax.device_put(variables, replicated)
 
-    @jax.jit
-    def apply(variables, indices, rows):
-        keys = jax.vmap(lambda i: jax.random.fold_in(jax.random.key(seed), i))(indices)
-        return fn(variables, keys, *rows)
+    root, apply = jax.device_put(jax.random.key(seed), replicated), _compiled(fn)
 
     for start in range(0, n, size):
         indices = np.minimum(np.arange(start, start + size), n - 1)
         batch = jax.device_put((indices, _take(rows, indices)), split)
         done = min(start + size, n)
-        yield _take(jax.device_get(apply(variables, *batch)), slice(done - start))
+        yield _take(jax.device_get(apply(variables, root, *batch)), slice(done - start))
         if progress is not None:
             progress(done, n)
+
+
+@functools.lru_cache(maxsize=8)
+def _compiled(fn: Callable[..., PyTree]) -> Callable[..., PyTree]:
+    """The same `fn` again (a training run's samples, say) is not traced again."""
+
+    def apply(variables, root, indices, rows):
+        return fn(variables, jax.vmap(jax.random.fold_in, (None, 0))(root, indices), *rows)
+
+    return jax.jit(apply)
 
 
 def map_batches(*args: Any, **kwargs: Any) -> PyTree:

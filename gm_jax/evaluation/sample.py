@@ -1,6 +1,7 @@
 """Draws samples from a model as uint8 images."""
 
-from collections.abc import Mapping
+import functools
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax.numpy as jnp
@@ -29,11 +30,7 @@ def sample(
     `model.sample` (sampler, steps ...), which raises on one that it does not know. The work is spread over the local
     devices, and `progress(done, n)` is called after every batch. Raises InputError as soon as a pixel is not finite.
     """
-
-    def draw(variables, keys, labels):
-        x = model.sample(variables, keys, labels, **(options or {}))
-        return to_uint8(x), jnp.isfinite(x).all(axis=(1, 2, 3))
-
+    draw = _draw(model, tuple(sorted((options or {}).items())))
     parts = []
     for images, finite in batches(draw, variables, n, labels, seed=seed, batch_size=batch_size, progress=progress):
         if not finite.all():
@@ -43,3 +40,14 @@ def sample(
             )
         parts.append(images)
     return np.concatenate(parts)
+
+
+@functools.lru_cache(maxsize=8)
+def _draw(model: Model, options: tuple[tuple[str, Any], ...]) -> Callable:
+    """One function per model and options, so that it is compiled once however often it is called."""
+
+    def draw(variables, keys, labels):
+        x = model.sample(variables, keys, labels, **dict(options))
+        return to_uint8(x), jnp.isfinite(x).all(axis=(1, 2, 3))
+
+    return draw

@@ -4,7 +4,7 @@
   beta-VAE     Higgins et al. 2017                                                eq. 4
   free bits    Kingma et al. 2016, "Inverse autoregressive flow", appendix C.8
   IWAE         Burda et al. 2015, "Importance weighted autoencoders"              eq. 8
-  sigma-VAE    Rybkin et al. 2020, "Simple and effective VAE training"            section 4
+  sigma-VAE    Rybkin et al. 2020, "Simple and effective VAE training with calibrated decoders"
 
 With q(z|x) = N(mean, diag(exp(logvar))), p(z) = N(0, I) and p(x|z) = N(decoder(z), sigma^2 I) the loss is
 
@@ -153,7 +153,7 @@ def make(
     latent_dim: size of z. channels, channel_multipliers, num_blocks: the width at the first halving, its multiple and the
     residual blocks at every halving; no multipliers: (1, 2, 4, 4, ...), halving as long as the image allows, down to 4x4.
     beta: weight of the KL term. likelihood_variance: sigma^2 of the decoder for images in [-1, 1]; "optimal": the batch's mean
-    squared error, its maximum-likelihood value (Rybkin et al. 2020, eq. 4), whose running mean serves for evaluation.
+    squared error, its maximum-likelihood value (Rybkin et al. 2020), whose running mean serves for evaluation.
     kl_warmup_steps: beta grows linearly from 0 over these first steps (0: off). free_bits: nats per dimension (0: off).
 
     `encode` draws from q(z|x); for reconstructions decode the mean of `posterior`. `decode` and `sample` give the decoder's

@@ -1,16 +1,23 @@
 """Checkpoints by orbax: written in the background, complete or absent, the damaged ones passed over."""
 
+import gc
 import logging
 import shutil
+import sys
+import time
+import zlib
 from pathlib import Path
+from typing import Any
 
 import jax
+import numpy as np
 import orbax.checkpoint as ocp
+from jaxtyping import UInt32
 
 from gm_jax.core import PyTree
 from gm_jax.errors import InputError
 
-logging.getLogger("absl").setLevel(logging.ERROR)  # orbax reports every file at INFO, and every fallback at WARNING
+logging.getLogger("absl").setLevel(logging.CRITICAL)  # orbax reports every file; what goes wrong it raises as well
 
 
 class Checkpoints:
@@ -52,7 +59,8 @@ class Checkpoints:
                 "free some and rerun to resume"
             )
         with _disk_errors(self.folder):
-            self._open().save(step, args=ocp.args.StandardSave(state))
+            content = {"state": state, "checksums": checksums(state)}
+            self._open().save(step, args=ocp.args.StandardSave(content))
 
     def wait(self) -> None:
         """Until all that was asked for is on disk."""
@@ -65,14 +73,14 @@ class Checkpoints:
         Damaged newer ones are reported and, with `repair`, moved aside, so that their steps can be saved again.
         Raises InputError if there are checkpoints but none can be read.
         """
-        target = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=sharding), abstract)
+        content = {"state": abstract, "checksums": np.zeros(len(jax.tree.leaves(abstract)), np.uint32)}
+        target = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=sharding), content)
         damaged, reason = [], ""
         for step in reversed(self.steps()):
-            try:
-                state = self._open().restore(step, args=ocp.args.StandardRestore(target))
-            except Exception as error:  # orbax and tensorstore raise many kinds for damaged files
+            state, error = self._read(step, target)
+            if state is None:
                 damaged.append(step)
-                reason = reason or f"{type(error).__name__}: {str(error).splitlines()[0][:120] if str(error) else ''}"
+                reason = reason or error
                 continue
             for bad in damaged:
                 print(f"checkpoint {bad} is damaged ({reason}); falling back to {step}", flush=True)
@@ -82,6 +90,21 @@ class Checkpoints:
         if damaged:
             raise InputError(f"no checkpoint in {self.folder} can be read ({reason}); restore one, or choose another --workdir")
         return None
+
+    def _read(self, step: int, target: PyTree) -> tuple[PyTree | None, str]:
+        """(state, "") of one step, or (None, why it cannot be read)."""
+        reason = ""
+        try:
+            content = self._open().restore(step, args=ocp.args.StandardRestore(target))
+        except Exception as error:  # orbax and tensorstore raise many kinds for damaged files
+            first_line = str(error).partition("\n")[0][:120]
+            reason = f"{type(error).__name__}: {first_line}"
+        if reason:
+            _quiet_leftovers()
+            return None, reason
+        if not np.array_equal(checksums(content["state"]), content["checksums"]):
+            return None, "its numbers do not match their checksums"
+        return content["state"], ""
 
     def _set_aside(self, steps: list[int]) -> None:
         if self._manager is not None:
@@ -97,6 +120,25 @@ class Checkpoints:
             from jax.experimental import multihost_utils
 
             multihost_utils.sync_global_devices("damaged checkpoints set aside")
+
+
+def checksums(state: PyTree) -> UInt32[np.ndarray, " leaves"]:
+    """crc32 of every leaf's bytes: of what orbax stores, it checks the structure but not the numbers."""
+    return np.array([zlib.crc32(_bytes(leaf)) for leaf in jax.tree.leaves(state)], np.uint32)
+
+
+def _bytes(leaf: Any) -> np.ndarray:
+    is_key = isinstance(leaf, jax.Array) and jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key)
+    value = np.asarray(jax.random.key_data(leaf) if is_key else leaf)
+    return np.ascontiguousarray(value).reshape(-1).view(np.uint8)
+
+
+def _quiet_leftovers() -> None:
+    """When one array cannot be read, orbax drops the reads of the others, each of which complains with a traceback."""
+    before, sys.unraisablehook = sys.unraisablehook, lambda _: None
+    gc.collect()
+    time.sleep(0.3)  # the reads that are under way end in tensorstore's own threads
+    sys.unraisablehook = before
 
 
 class _disk_errors:

@@ -14,6 +14,7 @@ from jax import Array
 from jaxtyping import Bool, Int, UInt8
 
 from gm_jax.core import Batch, Key, Labels, Metrics, Model, Objective, PyTree, Variables
+from gm_jax.errors import InputError
 from gm_jax.images import to_float
 
 
@@ -54,10 +55,11 @@ def params_ema(decay: float, warmup: bool = True) -> optax.GradientTransformatio
     `optax.ema` averages the *updates*, which is another thing.
 
     Raises:
-        ValueError: `decay` outside [0, 1), or `update` called without params.
+        InputError: `decay` outside [0, 1).
+        ValueError: `update` called without params.
     """
     if not 0.0 <= decay < 1.0:
-        raise ValueError(f"decay must lie in [0, 1), got {decay}")
+        raise InputError(f"ema_decay must lie in [0, 1), got {decay}; 0 is off")
 
     def init(params):
         return ParamsEmaState(jnp.zeros([], jnp.int32), jax.tree.map(jnp.array, params))
@@ -210,7 +212,7 @@ def update(objective: Objective, optimizer, train_state: TrainState, key: Key, b
     group = select_group(params, objective.group)
     updates, new_opt = optimizer.update(grads, opt_state[objective.name], group)
     params = replace_group(params, objective.group, optax.apply_updates(group, updates))
-    metrics = {**metrics, "grad_norm": optax.global_norm(grads)}
+    metrics = {**metrics, "grad_norm": optax.tree.norm(grads)}
     finite = Finite(
         {term: jnp.isfinite(value).all() for term, value in metrics.items()},
         jnp.stack([jnp.isfinite(g).all() for g in jax.tree.leaves(grads)]),

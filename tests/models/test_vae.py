@@ -245,7 +245,7 @@ def test_optimal_variance_maximises_the_likelihood_and_is_remembered(trained, ba
     np.testing.assert_allclose(metrics["reconstruction"], reconstruction(variance), rtol=1e-5)
     assert metrics["reconstruction"] < min(reconstruction(0.9 * variance), reconstruction(1.1 * variance))
 
-    def log_mse(params):  # the loss with the variance eliminated (Rybkin et al. 2020, eq. 5)
+    def log_mse(params):  # the loss with the variance eliminated (Rybkin et al. 2020)
         fixed = make(likelihood_variance=0.02).objectives[0].loss
         return 0.5 * PIXELS * jnp.log(fixed(params, {}, None, batch, step=0, train=True)[1][1]["mse"])
 

@@ -34,12 +34,12 @@ def make(image_shape, axis_name: str | None = None, width: int = 16) -> Model:
     def decode(params, h, mean, var):
         return out.apply(params["out"], nn.swish(normalize(h, params["scale"], mean, var)))
 
-    def corrupt(batch):
-        x = batch.x.reshape(len(batch.x), -1)
-        return x, x + 0.5 * jax.vmap(lambda key: jax.random.normal(key, (size,)))(batch.keys)
+    def corrupt(x, keys):
+        x = x.reshape(len(x), -1)
+        return x, x + 0.5 * jax.vmap(lambda key: jax.random.normal(key, (size,)))(keys)
 
     def loss(params, state, key, batch, *, step, train):
-        x, noisy = corrupt(batch)
+        x, noisy = corrupt(batch.x, batch.keys)
         h, mean, var = moments(params, noisy)
         if train:
             new_state = {
@@ -57,7 +57,8 @@ def make(image_shape, axis_name: str | None = None, width: int = 16) -> Model:
         return decode(variables.params, h, variables.state["mean"], variables.state["var"]).reshape(-1, *image_shape)
 
     def recalibrate(variables, keys, x):
-        _, mean, var = moments(variables.params, x.reshape(len(x), -1))
+        _, noisy = corrupt(x, keys)
+        _, mean, var = moments(variables.params, noisy)
         return {"mean": mean, "var": var}
 
     return Model(init, (Objective("denoise", loss),), sample, recalibrate=recalibrate)

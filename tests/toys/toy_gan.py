@@ -30,17 +30,19 @@ def make(image_shape, generator_every: int = 5) -> Model:
         keys = jax.random.split(key)
         flat = batch.x.reshape(len(batch.x), -1)
         params = {"generator": generator.init(keys[0], noise(batch.keys)), "critic": critic.init(keys[1], flat)}
-        return Variables(params, {"fakes_seen": jnp.int32(0)})
+        return Variables(params, {"critic_losses": jnp.int32(0), "generator_losses": jnp.int32(0)})
 
     def critic_loss(params, state, key, batch, *, step, train):
         real = critic.apply(params["critic"], batch.x.reshape(len(batch.x), -1))
         fake = critic.apply(params["critic"], fakes(params, batch.keys))
         loss = jnp.mean((real - 1) ** 2) + jnp.mean(fake**2)
-        return loss, ({"fakes_seen": state["fakes_seen"] + 1}, {"real": real.mean(), "fake": fake.mean()})
+        counted = {**state, "critic_losses": state["critic_losses"] + 1}
+        return loss, (counted, {"real": real.mean(), "fake": fake.mean()})
 
     def generator_loss(params, state, key, batch, *, step, train):
         fake = critic.apply(params["critic"], fakes(params, batch.keys))
-        return optax.l2_loss(fake, jnp.ones_like(fake)).mean(), (state, {"fake": fake.mean()})
+        counted = {**state, "generator_losses": state["generator_losses"] + 1}
+        return optax.l2_loss(fake, jnp.ones_like(fake)).mean(), (counted, {"fake": fake.mean()})
 
     def sample(variables, keys, labels=None):
         return fakes(variables.params, keys).reshape(-1, *image_shape)

@@ -1,0 +1,96 @@
+"""Denoising diffusion probabilistic models (Ho et al. 2020).
+
+    python train.py --config configs/ddpm.py            CIFAR-10 with the paper's settings: 800 000 steps of batch 128
+    python train.py --config configs/ddpm.py:digits     8x8 digits, in minutes on two CPU cores
+    python train.py --config configs/ddpm.py:tiny       seconds: a check that everything works
+
+Settings of "cifar10": the paper, appendix B, and the authors' code (hojonathanho/diffusion, scripts/run_cifar.py).
+
+Expected:
+    cifar10: FID 3.17 against the training images, IS 9.46, at most 3.75 bits/dim (the paper). Not yet run here.
+    digits: not yet run.
+    tiny: not yet run.
+"""
+
+from configs.common import base, unknown_preset
+from ml_collections import ConfigDict
+
+
+def get_config(preset: str = "cifar10") -> ConfigDict:
+    if preset not in PRESETS:
+        raise unknown_preset(preset, PRESETS)
+    return PRESETS[preset]()
+
+
+def cifar10():
+    config = base()
+    config.data.name = "cifar10"
+    config.data.flip = True
+    config.model = ConfigDict(
+        {
+            "name": "ddpm",
+            "timesteps": 1000,
+            "schedule": "linear",  # or "cosine"
+            "prediction": "eps",  # or "x0", "v"
+            "variance": "fixed_large",  # or "fixed_small"
+            "clip_x0": True,
+            "channels": 128,
+            "channel_multipliers": (1, 2, 2, 2),
+            "num_res_blocks": 2,
+            "attention_resolutions": (16,),
+            "dropout": 0.1,
+            "remat": False,
+        }
+    )
+    config.optimizer.learning_rate = 2e-4
+    config.optimizer.warmup_steps = 5000
+    config.optimizer.clip_norm = 1.0
+    config.optimizer.ema_decay = 0.9999
+    config.train.steps = 800_000
+    config.train.batch_size = 128
+    config.train.sample_every = 10_000
+    config.train.checkpoint_every = 5_000
+    return config
+
+
+def digits():
+    config = cifar10()
+    config.data.name = "digits"
+    config.data.flip = False
+    config.model.update(
+        timesteps=250,
+        schedule="cosine",
+        prediction="v",  # learns faster than eps where time is short
+        channels=32,
+        channel_multipliers=(1, 2),
+        num_res_blocks=1,
+        attention_resolutions=(4,),
+    )
+    config.optimizer.learning_rate = 2e-3
+    config.optimizer.warmup_steps = 100
+    config.optimizer.ema_decay = 0.995
+    config.train.steps = 1500
+    config.train.log_every = 50
+    config.train.heldout_every = 250
+    config.train.sample_every = 500
+    config.train.checkpoint_every = 500
+    return config
+
+
+def tiny():
+    config = digits()
+    config.model.update(timesteps=50, channels=8, num_res_blocks=1, channel_multipliers=(1,), attention_resolutions=())
+    config.optimizer.learning_rate = 5e-3
+    config.optimizer.warmup_steps = 10
+    config.optimizer.ema_decay = 0.9
+    config.train.steps = 100
+    config.train.batch_size = 32
+    config.train.log_every = 10
+    config.train.heldout_every = 50
+    config.train.sample_every = 50
+    config.train.samples = 16
+    config.train.checkpoint_every = 50
+    return config
+
+
+PRESETS = {"cifar10": cifar10, "digits": digits, "tiny": tiny}

@@ -1,0 +1,203 @@
+"""Optimizers as the config describes them: schedules over an objective's own window, overrides, averaged parameters."""
+
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from configs.common import base
+from gm_jax.core import Model, Objective
+from gm_jax.errors import InputError
+from gm_jax.experiment import build_optimizers
+from gm_jax.training import learning
+
+RATE = 0.1
+
+
+def model(*objectives: Objective) -> Model:
+    return Model(init=None, objectives=objectives, sample=None)
+
+
+def build(*objectives, steps=100_000, **settings):
+    config = base().to_dict()
+    config["train"]["steps"] = steps
+    config["optimizer"].update(settings)
+    return build_optimizers(config, model(*(objectives or [Objective("only", None)])))
+
+
+def rates(optimizer, updates: int) -> np.ndarray:
+    """The learning rate of each update of a plain gradient descent: the gradient is one everywhere."""
+
+    def one(state, _):
+        update, state = optimizer.update(jnp.ones(()), state, jnp.zeros(()))
+        return state, -update
+
+    return np.asarray(jax.lax.scan(one, optimizer.init(jnp.zeros(())), None, updates)[1])
+
+
+def descent(*objectives, **settings):
+    return build(*objectives, name="sgd", b1=0.0, learning_rate=RATE, **settings)
+
+
+def cosine(updates, horizon):
+    return 0.5 * RATE * (1 + np.cos(np.pi * np.minimum(updates, horizon) / horizon))
+
+
+# --- averaged parameters ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("warmup", [False, True])
+def test_params_ema_is_the_weighted_sum_of_the_parameters_after_each_update(warmup):
+    decay, updates = 0.8, 30  # with warm-up, (1 + n) / (10 + n) passes 0.8 at n = 35: the whole run is warm-up
+    rng = np.random.default_rng(0)
+    start, steps = rng.normal(size=3), rng.normal(size=(updates, 3))
+    ema = learning.params_ema(decay, warmup)
+    params = {"w": jnp.asarray(start, jnp.float32)}
+    state = ema.init(params)
+    for step in steps:
+        given = {"w": jnp.asarray(step, jnp.float32)}
+        passed, state = ema.update(given, state, params)
+        np.testing.assert_array_equal(passed["w"], given["w"])
+        params = optax.apply_updates(params, passed)
+
+    d = np.array([(1 + n) / (10 + n) for n in range(updates)]) if warmup else np.full(updates, decay)
+    later = np.array([math.prod(d[n + 1 :]) for n in range(updates)])
+    expected = math.prod(d) * start + ((1 - d) * later) @ (start + np.cumsum(steps, 0))
+    np.testing.assert_allclose(state.ema["w"], expected, rtol=1e-5, atol=1e-6)
+
+
+def test_warmup_ends_where_it_reaches_the_decay():
+    ema = learning.params_ema(0.5, warmup=True)  # (1 + n) / (10 + n) = 0.5 at n = 8
+    average = jax.jit(lambda state: ema.update(jnp.zeros(()), state, jnp.zeros(()))[1])
+    state, weights = ema.init(jnp.ones(())), [1.0]  # what is left of the one that it starts from
+    for _ in range(12):
+        state = average(state)
+        weights.append(float(state.ema))
+    expected = [min(0.5, (1 + n) / (10 + n)) for n in range(12)]
+    np.testing.assert_allclose(np.divide(weights[1:], weights[:-1]), expected, rtol=1e-6)
+
+
+@pytest.mark.parametrize("decay", [-0.1, 1.0, 2.0])
+def test_params_ema_refuses_a_decay_that_does_not_average(decay):
+    with pytest.raises(InputError, match=r"decay must lie in \[0, 1\)"):
+        learning.params_ema(decay)
+    with pytest.raises(InputError, match="ema_decay"):
+        build(ema_decay=decay)
+
+
+def test_params_ema_needs_the_parameters():
+    ema = learning.params_ema(0.5)
+    with pytest.raises(ValueError, match="needs the parameters"):
+        ema.update(jnp.ones(()), ema.init(jnp.zeros(())))
+
+
+def test_ema_is_last_it_averages_what_clipping_adam_and_decay_leave():
+    settings = {"clip_norm": 0.5, "weight_decay": 0.1, "warmup_steps": 3, "learning_rate": RATE}
+    averaged = build(ema_decay=0.9, ema_warmup=False, **settings)["only"]
+    plain = build(**settings)["only"]
+    params = {"w": jnp.array([1.0, -2.0])}
+    state, plain_state, expected = averaged.init(params), plain.init(params), params["w"]
+    for n in range(5):
+        grads = {"w": jnp.array([3.0, 4.0 - n])}
+        updates, state = averaged.update(grads, state, params)
+        same, plain_state = plain.update(grads, plain_state, params)
+        np.testing.assert_array_equal(updates["w"], same["w"])
+        params = optax.apply_updates(params, updates)
+        expected = 0.9 * expected + 0.1 * params["w"]
+    np.testing.assert_allclose(state[-1].ema["w"], expected, rtol=1e-6)
+
+
+def test_averaged_params_replace_only_the_groups_that_have_an_average():
+    objectives = (Objective("first", None, "a"), Objective("second", None, "b"))
+    optimizers = build(*objectives, second={"ema_decay": 0.9})
+    params = {"a": jnp.ones(2), "b": jnp.ones(3)}
+    opt_state = {o.name: optimizers[o.name].init(params[o.group]) for o in objectives}
+    later = learning.TrainState(jnp.int32(0), jax.tree.map(jnp.zeros_like, params), {}, opt_state)
+    averaged = learning.averaged_params(later, objectives)
+    np.testing.assert_array_equal(averaged["a"], np.zeros(2))
+    np.testing.assert_array_equal(averaged["b"], np.ones(3))
+    assert learning.has_ema(later)
+    assert not learning.has_ema(later._replace(opt_state={"first": opt_state["first"]}))
+
+
+# --- schedules ----------------------------------------------------------------------------------------------------------------
+
+
+def test_constant_rate_follows_a_linear_warmup_that_moves_from_the_first_update_on():
+    got = rates(descent(warmup_steps=4)["only"], 7)
+    np.testing.assert_allclose(got, RATE * np.array([0.25, 0.5, 0.75, 1, 1, 1, 1]), rtol=1e-6)
+    np.testing.assert_allclose(rates(descent(warmup_steps=1)["only"], 3), RATE, rtol=1e-6)
+
+
+@pytest.mark.parametrize("steps", [10, 100_000])
+@pytest.mark.parametrize("start, every", [(0, 1), (40, 1), (40, 3)])
+def test_schedule_runs_over_the_objectives_window_whatever_the_length_of_the_run(steps, start, every):
+    updates = 20
+    objective = Objective("prior", None, start=start, stop=start + updates * every, every=every)
+    n = np.arange(updates + 3)
+    got = rates(descent(objective, schedule="cosine", steps=steps)["prior"], len(n))
+    np.testing.assert_allclose(got, cosine(n, updates), atol=1e-7)
+    assert got[updates - 1] > 0 and abs(got[updates]) < 1e-8  # it would reach 0 just at the window's end
+    got = rates(descent(objective, schedule="linear", steps=steps)["prior"], len(n))
+    np.testing.assert_allclose(got, RATE * np.maximum(1 - n / updates, 0), atol=1e-7)
+
+
+def test_warmup_is_part_of_the_window_and_horizon_replaces_it():
+    objective = Objective("prior", None, start=5, stop=25)
+    got = rates(descent(objective, schedule="cosine", warmup_steps=4)["prior"], 21)
+    np.testing.assert_allclose(got[:4], RATE * np.array([0.25, 0.5, 0.75, 1]), rtol=1e-6)
+    np.testing.assert_allclose(got[4:], cosine(np.arange(17), 16), atol=1e-7)
+    got = rates(descent(objective, schedule="cosine", horizon=8)["prior"], 10)
+    np.testing.assert_allclose(got, cosine(np.arange(10), 8), atol=1e-7)
+
+
+def test_a_schedule_without_an_end_is_refused():
+    with pytest.raises(InputError, match="'linear' of 'only' needs a length; set optimizer.horizon"):
+        build(schedule="linear")
+
+
+# --- what the config says -----------------------------------------------------------------------------------------------------
+
+
+def test_settings_reach_the_optimizer():
+    momentum = rates(build(name="sgd", b1=0.5, learning_rate=RATE)["only"], 4)
+    np.testing.assert_allclose(momentum, RATE * np.array([1, 1.5, 1.75, 1.875]), rtol=1e-6)
+
+    optimizer = descent(clip_norm=1.0, weight_decay=0.01)["only"]
+    params = jnp.array([10.0, -20.0])
+    updates, _ = optimizer.update(jnp.array([3.0, 4.0]), optimizer.init(params), params)
+    np.testing.assert_allclose(updates, -RATE * (np.array([0.6, 0.8]) + 0.01 * params), rtol=1e-6)
+
+    b1, b2, eps = 0.5, 0.25, 0.125
+    adam = build(b1=b1, b2=b2, eps=eps, learning_rate=RATE)["only"]
+    state = adam.init(jnp.zeros(()))
+    for gradient in (2.0, -3.0):
+        update, state = adam.update(jnp.float32(gradient), state, jnp.zeros(()))
+    mean = ((1 - b1) * -3 + b1 * (1 - b1) * 2) / (1 - b1**2)
+    square = ((1 - b2) * 9 + b2 * (1 - b2) * 4) / (1 - b2**2)
+    np.testing.assert_allclose(update, -RATE * mean / (math.sqrt(square) + eps), rtol=1e-5)
+
+
+def test_an_objective_may_override_the_common_settings():
+    objectives = (Objective("critic", None, "critic"), Objective("generator", None, "generator"))
+    optimizers = descent(*objectives, generator={"learning_rate": 0.5, "warmup_steps": 2})
+    np.testing.assert_allclose(rates(optimizers["critic"], 3), RATE, rtol=1e-6)
+    np.testing.assert_allclose(rates(optimizers["generator"], 3), [0.25, 0.5, 0.5], rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    "settings, message",
+    [
+        ({"name": "adma"}, "unknown optimizer 'adma'; known: adam, sgd"),
+        ({"schedule": "cosin"}, "unknown schedule 'cosin'; known: constant, cosine, linear"),
+        ({"generator": {"learning_rate": 1.0}}, "optimizer.generator names no objective of this model.*only"),
+        ({"only": {"momentum": 1.0}}, "unknown field optimizer.only.momentum; known: .*learning_rate"),
+    ],
+)
+def test_bad_settings_are_one_clear_line(settings, message):
+    with pytest.raises(InputError, match=message) as error:
+        build(**settings)
+    assert "\n" not in str(error.value)
