@@ -12,13 +12,14 @@ Expected:
     tiny: not yet run.
 """
 
-from configs.common import base, unknown_preset
 from ml_collections import ConfigDict
+
+from configs.common import base, unknown_preset
 
 
 def get_config(preset: str = "cifar10") -> ConfigDict:
     if preset not in PRESETS:
-        raise unknown_preset(preset, PRESETS)
+        unknown_preset(preset, PRESETS)
     return PRESETS[preset]()
 
 
@@ -69,11 +70,11 @@ def digits():
     config.optimizer.learning_rate = 2e-3
     config.optimizer.warmup_steps = 100
     config.optimizer.ema_decay = 0.995
-    config.train.steps = 1500
+    config.train.steps = 1200
     config.train.log_every = 50
     config.train.heldout_every = 250
-    config.train.sample_every = 500
-    config.train.checkpoint_every = 500
+    config.train.sample_every = 400
+    config.train.checkpoint_every = 400
     return config
 
 

@@ -96,7 +96,7 @@ class Model(NamedTuple):
     init: Callable[[Key, Batch], Variables]  # sees a real batch, so that initialisation may depend on data
     objectives: tuple[Objective, ...]
     sample: Callable[..., Images]  # (variables, keys[n], labels=None, **options) -> [n, H, W, C] in [-1, 1]
-    trajectory: Callable[..., Array] | None = None  # the same, with frames=k -> [k, n, H, W, C]
+    trajectory: Callable[..., Array] | None = None  # the same, with frames=k -> [k or fewer, n, H, W, C]
     nfe: Callable[..., int] | None = None  # (**options) -> network evaluations per sample
     encode: Callable[..., Array] | None = None  # (variables, keys, x, labels=None) -> latent
     decode: Callable[..., Images] | None = None  # (variables, keys, z, labels=None) -> x

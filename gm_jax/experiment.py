@@ -248,26 +248,32 @@ def graft(variables: Variables, init_from: Mapping[str, str]) -> tuple[Variables
             raise InputError(f"target {target!r} of train.init_from must begin with params or state")
         variables = variables._replace(**{head: _put(getattr(variables, head), tail, part, target)})
         record = workdirs.read(Path(workdir))
-        origins[target] = {"source": source, "step": restored.step, "digest": workdirs.digest(part), "config": record.config}
+        origins[target] = {
+            "source": source,
+            "weights": restored.weights,  # a source without EMA has raw weights only
+            "step": restored.step,
+            "digest": workdirs.digest(part),
+            "config": record.config,
+        }
     return variables, origins
 
 
 def _at(tree: PyTree, path: list[str], name: str) -> PyTree:
     for key in path:
-        if not isinstance(tree, Mapping) or key not in tree:
-            raise InputError(
-                f"{name!r} of train.init_from: there is no {key!r}; known: {', '.join(tree) if tree else 'nothing'}"
-            )
+        known = list(tree) if isinstance(tree, Mapping) else []
+        if key not in known:
+            raise InputError(f"{name!r} of train.init_from: there is no {key!r}; known: {', '.join(known) or 'nothing'}")
         tree = tree[key]
     return tree
 
 
 def _put(tree: PyTree, path: list[str], new: PyTree, name: str) -> PyTree:
     if path:
-        return {**tree, path[0]: _put(_at(tree, path[:1], name), path[1:], new, name)}
+        child = _put(_at(tree, path[:1], name), path[1:], new, name)
+        return {**tree, path[0]: child}
     shapes = [{jax.tree_util.keystr(p): a.shape for p, a in jax.tree_util.tree_leaves_with_path(t)} for t in (tree, new)]
     if shapes[0] != shapes[1]:
-        odd = sorted(set(shapes[0].items()) ^ set(shapes[1].items()))[0][0]
+        odd = sorted(set(shapes[0].items()) ^ set(shapes[1].items()))[0][0] or "the top"
         raise InputError(
             f"target {name!r} of train.init_from and its source differ, first at {odd}; use a source of the same network"
         )

@@ -151,14 +151,16 @@ def simulate(
       keys: [n] one key per sample. Step k of sample i draws from fold_in(keys[i], k).
       x_init: [n, ...] at times[0].
       times: decreasing, as of `paths.grid`.
-      frames: keep so many snapshots, evenly spaced over the steps, the last being the result.
+      frames: keep so many snapshots (at most one a step), evenly spaced over the steps, the last being the result.
 
     Returns:
-      [n, ...] at times[-1]; with `frames` [frames, n, ...]. Raises ValueError if there are fewer steps than frames.
+      [n, ...] at times[-1]; with `frames` [min(frames, steps), n, ...]. Raises ValueError for less than one frame.
     """
     steps = len(times) - 1
-    if frames is not None and not 1 <= frames <= steps:
-        raise ValueError(f"{frames} frames were asked of {steps} steps; take between 1 and {steps}")
+    if frames is not None:
+        if frames < 1:
+            raise ValueError(f"{frames} frames make no trajectory; take at least 1")
+        frames = min(frames, steps)
 
     def body(state, step):
         carry, album = state

@@ -111,11 +111,9 @@ def interpolation(context: Context) -> dict[str, Any]:
 def denoising(context: Context) -> dict[str, Any]:
     """denoising.png: a row a sample, time from left to right; denoising.gif: the same samples as a moving grid."""
     model, options = context.model, context.options
-    evaluations = FRAMES if model.nfe is None else model.nfe(**options)
-    frames = min(FRAMES, evaluations, options.get("steps") or FRAMES)  # no more frames than steps
 
     def draw(variables, keys):
-        x = model.trajectory(variables, keys, frames=frames, **options)
+        x = model.trajectory(variables, keys, frames=FRAMES, **options)
         return jnp.moveaxis(images.to_uint8(x), 0, 1)
 
     x = context.map(draw, context.n)

@@ -29,7 +29,7 @@ from gm_jax.diffusion import samplers
 from gm_jax.diffusion.bound import variational_bound
 from gm_jax.diffusion.paths import Denoiser, Path, Time, add_noise, discrete_path, grid, target, to_x0
 from gm_jax.errors import InputError
-from gm_jax.nets.unet import AttentionBlock, SinusoidalPositionEmbeddings, UNet
+from gm_jax.nets.unet import AttentionBlock, SinusoidalPositionEmbeddings, UNet, check_divisible
 
 __all__ = [
     "AttentionBlock",
@@ -51,17 +51,16 @@ def get_beta_schedule(name: str, timesteps: int) -> Float[np.ndarray, " timestep
     always ends in noise. "cosine": alpha-bar = cos^2((t/T + 0.008) / 1.008 * pi/2), betas at most 0.999 (Nichol & Dhariwal
     2021, eq. 17). Raises InputError for another name, and for so few steps that a beta would not be below 1.
     """
-    if name == "linear":
-        betas = np.linspace(1e-4, 0.02, timesteps) * (1000 / timesteps)
-    elif name == "cosine":
-        t = np.linspace(0, 1, timesteps + 1)
-        alpha_bar = np.cos((t + 0.008) / 1.008 * np.pi / 2) ** 2
-        betas = np.minimum(1 - alpha_bar[1:] / alpha_bar[:-1], 0.999)
-    else:
+    fewest = {"linear": 21, "cosine": 2}
+    if name not in fewest:
         raise InputError(f"unknown noise schedule {name!r}; choose linear or cosine")
-    if timesteps < 2 or betas.max() >= 1:
-        raise InputError(f"the {name} schedule cannot have {timesteps} timesteps; take {21 if name == 'linear' else 2} or more")
-    return betas
+    if timesteps < fewest[name]:
+        raise InputError(f"the {name} schedule cannot have {timesteps} timesteps; take {fewest[name]} or more")
+    if name == "linear":
+        return np.linspace(1e-4, 0.02, timesteps) * (1000 / timesteps)
+    t = np.linspace(0, 1, timesteps + 1)
+    alpha_bar = np.cos((t + 0.008) / 1.008 * np.pi / 2) ** 2
+    return np.minimum(1 - alpha_bar[1:] / alpha_bar[:-1], 0.999)
 
 
 def q_sample(path: Path, x0: Images, t: Time, eps: Images) -> Images:
@@ -99,7 +98,7 @@ def sample(
     Args:
       sampler: such as `samplers.ancestral` or `partial(samplers.ddim, eta=0.5)`.
       times: decreasing, such as `paths.grid(path, 50, "nodes")`; None for T, T-1, ..., 0.
-      frames: keep so many evenly spaced x_t, the last being the images: [frames, n, ...] instead of [n, ...].
+      frames: keep so many evenly spaced x_t (at most one a step), the last being the images: [frames, n, ...], not [n, ...].
     """
     times = grid(path, int(path.t_max), "nodes") if times is None else times
     initial_keys, step_keys = split_each(keys)
@@ -146,6 +145,7 @@ def make(
         raise InputError(f"unknown prediction {prediction!r}; choose eps, x0 or v")
     if variance not in ("fixed_large", "fixed_small"):
         raise InputError(f"unknown variance {variance!r}; choose fixed_large or fixed_small")
+    check_divisible(image_shape[:2], channel_multipliers)
     path = discrete_path(get_beta_schedule(schedule, timesteps))
     net = UNet(
         out_channels=image_shape[-1],

@@ -20,10 +20,11 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 from jax import Array
-from jax.scipy.special import log_ndtr, logsumexp
-from jaxtyping import Float, UInt8
+from jax.scipy.special import logsumexp
+from jaxtyping import Float
 
 from gm_jax.core import Batch, DiagonalGaussian, Key, Likelihood, Model, Objective, PyTree, Variables, batch_mean
+from gm_jax.diffusion.discretized import discretized_gaussian_log_prob
 from gm_jax.errors import InputError
 from gm_jax.images import to_float
 from gm_jax.nets.resnet import Decoder, Encoder, default_multipliers, lowest_grid
@@ -47,27 +48,6 @@ def gaussian_log_prob(
     """
     density = -0.5 * ((x - mean) ** 2 / variance + jnp.log(2 * jnp.pi * variance))
     return density.sum(range(1, density.ndim))
-
-
-def discretized_gaussian_log_prob(
-    images: UInt8[Array, "batch *dims"] | Float[Array, "batch *dims"],
-    mean: Float[Array, "batch *dims"],
-    variance: float | Float[Array, "..."],
-) -> Float[Array, " batch"]:
-    """Log probability of uint8 images under N(mean, variance) in [-1, 1], in nats, summed over all but the first axis.
-
-    The density is integrated over each level's bin, x +- 1/255; the bins of levels 0 and 255 are open (Ho et al. 2020, eq. 13).
-    `images` are uint8, or float in [-1, 1] that lie on the levels.
-    """
-    x = to_float(images) if images.dtype == jnp.uint8 else images
-    scale = jnp.sqrt(variance)
-    lower, upper = (x - 1 / 255 - mean) / scale, (x + 1 / 255 - mean) / scale
-    # mirrored into the left tail, where the logarithm of the normal distribution function is exact
-    near, far = jnp.where(x > mean, -lower, upper), jnp.where(x > mean, -upper, lower)
-    log_near = log_ndtr(near)
-    inner = log_near + jnp.log(-jnp.expm1(log_ndtr(far) - log_near))
-    log_prob = jnp.where(x < -254 / 255, log_ndtr(upper), jnp.where(x > 254 / 255, log_ndtr(-lower), inner))
-    return log_prob.sum(range(1, log_prob.ndim))
 
 
 def reparameterize(
@@ -244,7 +224,8 @@ def _likelihoods(net, likelihood_variance):
             z = reparameterize(jax.vmap(jax.random.fold_in, (0, None))(keys, k), *q)
             x_mean = net.decode(variables.params, z)
             log_likelihood = discretized_gaussian_log_prob(images, x_mean, _variance(likelihood_variance, variables.state))
-            return log_likelihood, gaussian_log_prob(z, 0.0, 1.0) - gaussian_log_prob(z, q.mean, jnp.exp(q.logvar))
+            log_ratio = gaussian_log_prob(z, 0.0, 1.0) - gaussian_log_prob(z, q.mean, jnp.exp(q.logvar))
+            return log_likelihood.sum((1, 2, 3)), log_ratio
 
         return jax.lax.map(terms, jnp.arange(samples))
 

@@ -140,6 +140,9 @@ class Keys(NamedTuple):
 
 
 def seed_keys(seed: int) -> Keys:
+    """Raises InputError for a seed outside 0..2^32 - 1, of which JAX would silently use the last 32 bits only."""
+    if not 0 <= seed < 2**32:
+        raise InputError(f"seed is {seed}; it must lie in 0..{2**32 - 1}")
     return Keys(*jax.random.split(jax.random.key(seed), len(Keys._fields)))
 
 

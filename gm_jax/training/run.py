@@ -72,7 +72,16 @@ def check_numbers(settings: Mapping[str, Any], devices: int) -> None:
 
 def restore_or_start(run: Run, checkpoints: Checkpoints) -> tuple[learning.TrainState, workdirs.Record]:
     """The newest checkpoint of the work directory, or a fresh state; and what config.json is to say. Writes nothing."""
-    record = workdirs.Record(run.config, run.dataset.image_shape, run.dataset.num_classes, {})
+    record = workdirs.Record(
+        config=run.config,
+        image_shape=run.dataset.image_shape,
+        num_classes=run.dataset.num_classes,
+        train_images=len(run.dataset.x_train),
+        parameters=sum(leaf.size for leaf in jax.tree.leaves(run.abstract.params)),
+        init_from={},
+        hardware=workdirs.hardware(),
+        versions=workdirs.versions(),
+    )
     if workdirs.check(run.workdir, record):
         train_state = checkpoints.restore(run.abstract, run.parallel.replicated)
         if train_state is not None:

@@ -3,6 +3,7 @@
 import contextlib
 import hashlib
 import json
+import os
 from collections.abc import Iterator, Mapping
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -40,7 +41,11 @@ class Record(NamedTuple):
     config: dict[str, Any]
     image_shape: tuple[int, int, int]
     num_classes: int | None
+    train_images: int
+    parameters: int
     init_from: dict[str, Any]  # target -> source, step, digest and config of what was grafted in
+    hardware: str
+    versions: dict[str, str]
 
 
 def read(workdir: Path) -> Record:
@@ -50,8 +55,7 @@ def read(workdir: Path) -> Record:
         raise InputError(f"{workdir} holds no run (no config.json); correct --workdir, or train one first")
     try:
         content = json.loads(path.read_text())
-        data = content["data"]
-        return Record(content["config"], tuple(data["image_shape"]), data["num_classes"], content["init_from"])
+        return Record(**{**content, "image_shape": tuple(content["image_shape"])})
     except (ValueError, TypeError, KeyError) as error:
         raise InputError(f"{path} is damaged ({error}); restore it, or train into another directory") from error
 
@@ -96,13 +100,14 @@ def check(workdir: Path, record: Record) -> bool:
 
 def write(workdir: Path, record: Record) -> None:
     """Writes config.json."""
-    content = {
-        "config": record.config,
-        "data": {"image_shape": record.image_shape, "num_classes": record.num_classes},
-        "init_from": record.init_from,
-        "versions": versions(),
-    }
-    write_atomically(workdir / "config.json", (json.dumps(content, indent=2) + "\n").encode())
+    write_atomically(workdir / "config.json", (json.dumps(record._asdict(), indent=2) + "\n").encode())
+
+
+def hardware() -> str:
+    """The devices that JAX uses, such as "1 x NVIDIA H200" or "1 x cpu (2 cores)"."""
+    kind = jax.devices()[0].device_kind
+    cores = f" ({os.cpu_count()} cores)" if jax.default_backend() == "cpu" else ""
+    return f"{jax.device_count()} x {kind}{cores}"
 
 
 def versions() -> dict[str, str]:

@@ -4,6 +4,7 @@ import json
 import math
 import time
 from collections.abc import Mapping
+from datetime import timedelta
 from pathlib import Path
 
 import numpy as np
@@ -103,7 +104,7 @@ class Display:
         if not self.console.is_terminal:
             passed = time.perf_counter() - self._began
             left = passed / max(step - self._first, 1) * (self.last - step)
-            self.console.print(f"step {step}/{self.last}  {text}  ETA {int(left) // 60}:{int(left) % 60:02d}")
+            self.console.print(f"step {step}/{self.last}  {text}  ETA {timedelta(seconds=int(left))}")
 
     def print(self, text: str) -> None:
         self.console.print(text)

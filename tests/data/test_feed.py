@@ -35,8 +35,8 @@ def test_epochs_and_seeds_differ_and_every_row_may_come_anywhere():
 
 def test_order_is_the_same_on_every_machine():
     """Pinned: whoever changes the order breaks the resumption of every run."""
-    np.testing.assert_array_equal(permutation(0, 0, 8), PINNED[0])
-    np.testing.assert_array_equal(permutation(1, 2, 8), PINNED[1])
+    np.testing.assert_array_equal(permutation(0, 0, 8), [0, 2, 1, 5, 4, 3, 6, 7])
+    np.testing.assert_array_equal(permutation(1, 2, 8), [4, 2, 0, 6, 1, 5, 7, 3])
 
 
 @pytest.mark.parametrize("labelled", [True, False])

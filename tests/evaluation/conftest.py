@@ -41,6 +41,7 @@ def toy_model() -> Model:
 
     def trajectory(variables, keys, labels=None, *, frames, width=1.0):
         last = sample(variables, keys, width=width)
+        frames = min(frames, 12)  # its steps
         return last * (jnp.arange(1, frames + 1) / frames)[:, None, None, None, None]
 
     def nats(variables, keys, images, labels=None):

@@ -55,7 +55,7 @@ def test_cosine_schedule_gives_the_papers_alpha_bar():
     assert betas.max() == 0.999
 
 
-@pytest.mark.parametrize("name, timesteps", [("quadratic", 100), ("linear", 20), ("linear", 1), ("cosine", 1)])
+@pytest.mark.parametrize("name, timesteps", [("quadratic", 100), ("linear", 20), ("linear", 1), ("cosine", 1), ("linear", 0)])
 def test_schedules_that_cannot_be_are_refused(name, timesteps):
     with pytest.raises(InputError, match="schedule"):
         ddpm.get_beta_schedule(name, timesteps)
@@ -152,6 +152,11 @@ def test_trajectory_ends_in_the_sample(model, variables):
     np.testing.assert_allclose(frames[-1], images, atol=1e-5)
 
 
+def test_image_sizes_that_the_network_cannot_halve_are_refused_at_once():
+    with pytest.raises(InputError, match="channel_multipliers"):
+        ddpm.make((28, 28, 1))
+
+
 def test_variance_of_the_model_is_the_default_of_the_sampler(variables):
     def program(of_model, **options):
         sample = ddpm.make((4, 4, 1), variance=of_model, **TINY).sample
@@ -189,7 +194,7 @@ def test_sampling_options_that_mean_nothing_are_refused(model, variables, option
 @pytest.mark.parametrize("hparams", [{"prediction": "noise"}, {"variance": "learned"}, {"schedule": "sigmoid"}])
 def test_hyperparameters_that_mean_nothing_are_refused(hparams):
     with pytest.raises(InputError, match="choose"):
-        ddpm.make((4, 4, 1), **hparams)
+        ddpm.make((8, 8, 1), **hparams)
 
 
 def test_labels_are_refused(model, variables, batch):

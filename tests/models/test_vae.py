@@ -7,9 +7,9 @@ import numpy as np
 import optax
 import pytest
 from scipy import stats
-from scipy.special import log_ndtr
 
 from gm_jax.core import Batch, Variables
+from gm_jax.diffusion.discretized import discretized_gaussian_log_prob
 from gm_jax.errors import InputError
 from gm_jax.images import to_float
 from gm_jax.models import vae
@@ -87,44 +87,6 @@ def test_gaussian_log_prob_agrees_with_scipy():
     variance = np.linspace(0.1, 2, 6, dtype=np.float32).reshape(3, 2)
     expected = stats.norm.logpdf(x, mean, np.sqrt(variance)).sum((1, 2))
     np.testing.assert_allclose(vae.gaussian_log_prob(x, mean, variance), expected, rtol=1e-5)
-
-
-@pytest.mark.parametrize("variance", [1e-6, 1e-3, 0.02, 1.0, 30.0])
-def test_discretized_probabilities_of_all_levels_sum_to_one(variance):
-    for mean in (-1.7, -1.0, -0.4521, 0.0, 1 / 255, 0.9, 1.3):
-        log_prob = vae.discretized_gaussian_log_prob(LEVELS[:, None], jnp.full((256, 1), mean), variance)
-        np.testing.assert_allclose(np.exp(np.asarray(log_prob, np.float64)).sum(), 1, atol=2e-4)
-
-
-@pytest.mark.parametrize("variance", [1e-5, 0.02, 1.0])
-def test_discretized_log_prob_is_exact_into_the_tails(variance):
-    mean, scale = 0.3, math.sqrt(variance)
-    x = LEVELS / 127.5 - 1
-    lower, upper = (x - 1 / 255 - mean) / scale, (x + 1 / 255 - mean) / scale
-    lower[0], upper[-1] = -np.inf, np.inf
-    # in float64, from whichever tail is nearer
-    near, far = np.where(x > mean, -lower, upper), np.where(x > mean, -upper, lower)
-    expected = log_ndtr(near) + np.log1p(-np.exp(log_ndtr(far) - log_ndtr(near)))
-    log_prob = vae.discretized_gaussian_log_prob(LEVELS[:, None], jnp.full((256, 1), mean), variance)
-    np.testing.assert_allclose(log_prob, expected, rtol=2e-4, atol=2e-4)
-
-
-def test_discretized_log_prob_tends_to_density_times_bin_width():
-    images, mean = LEVELS[1:-1, None], jnp.full((254, 1), 0.1)
-    density = vae.gaussian_log_prob(to_float(images), mean, 0.5) + math.log(2 / 255)
-    np.testing.assert_allclose(vae.discretized_gaussian_log_prob(images, mean, 0.5), density, atol=1e-3)
-
-
-def test_discretized_log_prob_is_the_same_for_levels_and_floats_with_finite_gradients():
-    def total(mean, variance):
-        return vae.discretized_gaussian_log_prob(to_float(LEVELS)[:, None], mean, variance).sum()
-
-    mean = jnp.full((256, 1), 0.2)
-    np.testing.assert_allclose(
-        total(mean, 1e-5), vae.discretized_gaussian_log_prob(LEVELS[:, None], mean, 1e-5).sum(), rtol=1e-6
-    )
-    for variance in (1e-6, 0.02, 10.0):
-        assert all(np.isfinite(g).all() for g in jax.grad(total, (0, 1))(mean, variance))
 
 
 @pytest.fixture(scope="module")
@@ -304,7 +266,7 @@ def test_bounds_of_a_decoder_that_ignores_the_latent(variables):
     model = make(likelihood_variance=0.3)
     images = np.random.default_rng(0).integers(0, 256, (6, *SHAPE), dtype=np.uint8)
     keys = jax.random.split(jax.random.key(3), 6)
-    exact = -vae.discretized_gaussian_log_prob(images, jnp.zeros((6, *SHAPE)), 0.3)
+    exact = -discretized_gaussian_log_prob(images, jnp.zeros((6, *SHAPE)), 0.3).sum((1, 2, 3))
     kl = vae.gaussian_kl(*model.posterior(variables, to_float(images))).sum(1)
     bounds = {likelihood.name: likelihood.fn for likelihood in model.likelihoods}
     assert [likelihood.kind for likelihood in model.likelihoods] == ["bound", "bound"]

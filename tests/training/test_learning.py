@@ -13,6 +13,7 @@ from configs.common import base
 from gm_jax import experiment
 from gm_jax.core import Batch, Model, Objective, Variables
 from gm_jax.data.feed import batch_rows
+from gm_jax.errors import InputError
 from gm_jax.images import to_float, to_uint8
 from gm_jax.training import learning
 from gm_jax.training.heldout import make_heldout
@@ -211,6 +212,12 @@ def test_compiles_once_per_active_set(gans, stages):
 
 def example_key(root, step, index):
     return jax.random.key_data(jax.random.fold_in(jax.random.fold_in(root, step), index))
+
+
+@pytest.mark.parametrize("seed", [-1, 2**32])
+def test_seeds_that_would_share_their_draws_with_others_are_refused(seed):
+    with pytest.raises(InputError, match=f"seed is {seed}; it must lie in 0..4294967295"):
+        learning.seed_keys(seed)
 
 
 def recorder():

@@ -1,0 +1,134 @@
+"""One device or eight, `jit` or `pmap`, one process or two: the same run."""
+
+import json
+import signal
+import socket
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from gm_jax.images import to_uint8
+from tests.training.support import BATCHNORM, GAN, SGD, assert_close, assert_identical, finish, leaves, metrics, settings
+from tests.training.support import start_jobs, start_train, train, wait_for_step, write_points
+
+VAE = {"name": "vae", "latent_dim": 4, "channels": 8}
+RECORDER = {"name": "tests.training.recorder"}
+
+
+@pytest.fixture(scope="module")
+def points(tmp_path_factory):
+    return write_points(tmp_path_factory.mktemp("data"))
+
+
+def on_eight_devices(folder, configs, starts=None):
+    """Trains named configs in one process of eight devices, some from a copy of another's work directory."""
+    jobs = [(config, folder / name, folder / starts[name] if name in (starts or {}) else None) for name, config in configs.items()]
+    return finish(start_jobs(folder / "jobs.json", jobs, devices=8))[0]
+
+
+def read_png(path):
+    return np.asarray(Image.open(path), np.int32)
+
+
+def test_vae_takes_the_same_steps_and_draws_the_same_samples(tmp_path):
+    def config(parallel):
+        optimizer = SGD | {"learning_rate": 1e-5, "clip_norm": 1000.0}
+        return settings(VAE, parallel=parallel, optimizer=optimizer, steps=6, log_every=3, heldout_every=6, sample_every=6)
+
+    single = train(config("jit"), tmp_path / "single")
+    out = on_eight_devices(tmp_path, {"jit": config("jit"), "pmap": config("pmap")})
+    assert out.count("8 x cpu") == 2
+    for name in ("jit", "pmap"):
+        assert_close(leaves(tmp_path / name), single)
+        for ours, theirs in zip(metrics(tmp_path / name), metrics(tmp_path / "single"), strict=True):
+            assert ours == pytest.approx(theirs, rel=1e-4)
+        pictures = [read_png(tmp_path / run / "samples/step_00000006.png") for run in (name, "single")]
+        assert np.abs(pictures[0] - pictures[1]).max() <= 1
+
+
+def test_statistics_that_couple_the_examples_span_all_devices(tmp_path, points):
+    def config(parallel, accum):
+        return settings(BATCHNORM, points, parallel=parallel, accum=accum, optimizer=SGD, steps=8)
+
+    modes = {f"{parallel}{accum}": (parallel, accum) for parallel in ("jit", "pmap") for accum in (1, 2)}
+    on_eight_devices(tmp_path, {name: config(*mode) for name, mode in modes.items()})
+    single = {accum: train(config("jit", accum), tmp_path / f"single{accum}") for accum in (1, 2)}
+    for name, (_, accum) in modes.items():
+        assert_close(leaves(tmp_path / name), single[accum])
+    # microbatches have statistics of their own, and so the two differ: that they agree would show a test without power
+    assert np.abs(single[1][".state['var']"] - single[2][".state['var']"]).max() > 1e-4
+
+
+def test_a_checkpoint_of_eight_devices_continues_anywhere(tmp_path, points):
+    def config(parallel, steps):
+        return settings(GAN, points, parallel=parallel, steps=steps)
+
+    configs = {"half": config("jit", 7), "pmap": config("pmap", 14), "half_pmap": config("pmap", 7), "jit": config("jit", 14)}
+    on_eight_devices(tmp_path, configs, starts={"pmap": "half", "jit": "half_pmap"})
+    single = train(config("jit", 14), tmp_path / "single")
+    for name in ("half", "half_pmap"):
+        assert leaves(tmp_path / name)[".step"] == 7
+        assert_close(train(config("jit", 14), tmp_path / name), single)
+    for name in ("pmap", "jit"):
+        assert_close(leaves(tmp_path / name), single)
+
+
+def test_every_example_is_the_same_whatever_the_layout(tmp_path):
+    """Pixels, flips and noise by index: the recorder keeps those of the last four batches."""
+
+    def config(parallel="jit", accum=1, device_bytes=2**31):
+        return settings(RECORDER, parallel=parallel, accum=accum, device_bytes=device_bytes, flip=True, steps=7)
+
+    configs = {"jit": config(), "pmap": config("pmap"), "jit2": config(accum=2), "pmap2": config("pmap", accum=2)}
+    configs |= {"stream": config(device_bytes=0), "stream_pmap": config("pmap", device_bytes=0)}
+    on_eight_devices(tmp_path, configs)
+    single = train(config(), tmp_path / "single")
+    draws, x = single[".state['draws']"], to_uint8(single[".state['x']"])
+    assert len(np.unique(draws)) > 0.99 * draws.size  # no key is used twice
+    for name in configs:
+        other = leaves(tmp_path / name)
+        order = np.arange(64)
+        if name.endswith("2"):  # example i of a batch is in microbatch i % 2
+            order = order.reshape(4, 8, 2).swapaxes(1, 2).reshape(-1)
+        np.testing.assert_array_equal(other[".state['draws']"], draws[order], name)
+        np.testing.assert_array_equal(to_uint8(other[".state['x']"]), x[order], name)
+
+
+def test_data_may_stream(tmp_path, points):
+    runs = [train(settings(GAN, points, device_bytes=size, steps=8), tmp_path / str(size)) for size in (0, 2**31)]
+    assert_identical(*runs)
+
+
+def test_two_processes_take_the_steps_of_one(tmp_path, points):
+    """Stopped by a signal to one of them, continued by both, and by one alone."""
+
+    def config(steps, **train):
+        data = {"device_bytes": 2**31 if steps > 100 else 0}
+        return settings(BATCHNORM, points, optimizer=SGD, steps=steps, log_every=2, sample_every=10, **data, **train)
+
+    def both(config):
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            port = probe.getsockname()[1]
+        flags = [f"--coordinator=127.0.0.1:{port}", "--num_processes=2"]
+        return [start_train(config, tmp_path / "two", *flags, f"--process_id={i}") for i in range(2)]
+
+    first = both(config(10**6, checkpoint_every=10))
+    wait_for_step(first[0], tmp_path / "two", 12)
+    first[1].send_signal(signal.SIGTERM)
+    outputs = [finish(process, 143) for process in first]
+    assert "2 x cpu" in outputs[0][0] and outputs[1][0] == ""
+    stopped = int(leaves(tmp_path / "two")[".step"])
+    assert all(f"stopped at step {stopped}" in err for _, err in outputs)
+
+    (tmp_path / "alone").mkdir()
+    for name in ("config.json", "metrics.jsonl"):
+        (tmp_path / "alone" / name).write_bytes((tmp_path / "two" / name).read_bytes())
+    end = config(stopped + 8)
+    jobs = [(end, tmp_path / "alone", None)]
+    assert jobs and json.dumps(end)
+    for process in both(end):
+        finish(process)
+    single = train(end, tmp_path / "single")
+    assert_close(leaves(tmp_path / "two"), single)
