@@ -32,17 +32,19 @@ COLUMNS = {
 def summarize(workdir: Path) -> dict[str, Any]:
     """Config, cost and metrics of a work directory.
 
-    `seconds` is training time without compilation of the first window's share it cannot tell apart, sampling or saving.
+    `seconds` is time in train steps: without the first dispatch of each start (which compiles), evaluation, sampling or saving.
     Raises InputError where there is no run.
     """
     record = workdirs.read(workdir)
     lines = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
-    seconds, step = 0.0, 0
+    seconds = step = timed = 0
     for line in lines:
-        if "steps_per_second" in line:
-            seconds += (line["step"] - step) / line["steps_per_second"]
-            step = line["step"]
-    images = step * record.config["train"]["batch_size"]
+        if rate := line.get("steps_per_second"):
+            seconds += (line["step"] - step) / rate
+            timed += line["step"] - step
+        step = line["step"]
+    batch_size = record.config["train"]["batch_size"]
+    images = step * batch_size
     return {
         "config": record.config,
         "hardware": record.hardware,
@@ -51,7 +53,7 @@ def summarize(workdir: Path) -> dict[str, Any]:
         "images": images,
         "epochs": images / record.train_images,
         "seconds": seconds,
-        "images_per_second": images / seconds,
+        "images_per_second": timed * batch_size / seconds if seconds else None,
         "parameters": record.parameters,
         "metrics": results.read(workdir / "results.json")["metrics"],
     }

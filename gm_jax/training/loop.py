@@ -74,7 +74,7 @@ def introduce(run: Run, train_state: learning.TrainState, display: Display) -> N
     display.print(f"gm_jax {__version__}: {config['model']['name']} ({count:,} parameters) on {data.name} ({sizes})")
     display.print(f"{run.parallel.devices} x {device}, {dtype}, seed {config['seed']}")
     display.print(f"work directory: {run.workdir.absolute()}")
-    display.print(f"resuming at step {step}" if step else "starting (the first step compiles)")
+    display.print(f"resuming at step {step}" if step else "starting")
 
 
 # --- the loop itself ----------------------------------------------------------------------------------------------------------
@@ -93,7 +93,8 @@ class Session(NamedTuple):
 def loop(session: Session, train_state: learning.TrainState) -> None:
     """The steps from `train_state.step` to `train.steps`, and what is due between them."""
     run, settings = session.run, session.run.config["train"]
-    step, last = int(train_state.step), settings["steps"]
+    step = first = int(train_state.step)
+    last = settings["steps"]
     train_state = run.parallel.put_state(train_state)
     feed, dispatch, heldout = compile_run(run)
     ledger, clock = Ledger(), Clock()
@@ -105,6 +106,9 @@ def loop(session: Session, train_state: learning.TrainState) -> None:
         check(session, ledger, lag=1)
         step += n
         clock.steps += n
+        if step == first + n:
+            jax.block_until_ready(train_state)
+            session.display.print(f"the first dispatch took {clock.restart():.1f} s, compilation included")
         session.display.advance(step)
         due = lambda name, step=step: bool(settings[name]) and step % settings[name] == 0  # noqa: E731
         stop = (jax.process_count() == 1 or due("log_every")) and session.signals.received()
@@ -166,6 +170,9 @@ def write_samples(session: Session, train_state: learning.TrainState, step: int)
         images = sample(run.eval_model, variables, run.config["train"]["samples"], seed=run.config["seed"], **settings)
     except InputError as error:  # samples that are not finite yet are no reason to stop training
         session.display.print(f"step {step}: no samples ({error})")
+        return
+    if images.shape[-1] not in (1, 3):
+        session.display.print(f"step {step}: no picture of the samples, which have {images.shape[-1]} channels")
         return
     picture = grid(images)
     save_png(run.workdir / "samples" / f"step_{step:08d}.png", picture)

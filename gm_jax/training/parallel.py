@@ -97,15 +97,15 @@ def pmap_parallel() -> Parallel:
 
         return run
 
-    def put_state(tree):
-        return jax.tree.map(lambda a: jax.device_put(jnp.broadcast_to(a, (mesh.size, *jnp.shape(a))), by_device), tree)
+    def each(function, sharding):  # one compilation for a whole tree, where eager operations would take one per shape
+        return jax.jit(lambda tree: jax.tree.map(function, tree), out_shardings=sharding)
 
     return Parallel(
         axis_name=AXIS,
         devices=mesh.size,
         replicated=replicated,
-        put_state=put_state,
-        get_state=lambda tree: jax.device_put(jax.tree.map(lambda a: a[0], tree), replicated),
+        put_state=each(lambda a: jnp.broadcast_to(a, (mesh.size, *jnp.shape(a))), by_device),
+        get_state=each(lambda a: a[0], replicated),
         put_batch=lambda tree: put_global(jax.tree.map(split, tree), by_device),
         gather=lambda tree, rows: take(tree, put_global(rows, replicated)),
         put_resident=lambda tree: put_global(tree, replicated),

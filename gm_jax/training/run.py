@@ -89,7 +89,8 @@ def restore_or_start(run: Run, checkpoints: Checkpoints) -> tuple[learning.Train
     batch = experiment.first_batch(run.config, run.keys, run.dataset.x_train, run.dataset.y_train)
     variables = jax.jit(run.eval_model.init)(run.keys.init, batch)
     variables, origins = experiment.graft(variables, run.config["train"]["init_from"])
-    return learning.with_variables(run.model, run.optimizers, variables), record._replace(init_from=origins)
+    start = jax.jit(partial(learning.with_variables, run.model, run.optimizers))
+    return start(variables), record._replace(init_from=origins)
 
 
 def compile_run(run: Run) -> tuple[Callable, Callable, Callable]:

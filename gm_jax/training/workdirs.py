@@ -81,7 +81,8 @@ def check(workdir: Path, record: Record) -> bool:
         return False
     old = read(workdir)
     before, now = dict(flatten(old.config)), dict(flatten(record.config))
-    differing = sorted(k for k in before.keys() | now.keys() if before.get(k) != now.get(k) and not k.startswith(FREE))
+    differing = [k for k in before.keys() | now.keys() if before.get(k) != now.get(k) and not k.startswith(FREE)]
+    differing.sort(key=lambda k: (not k.endswith(".name"), k))  # another model or data set says most
     if differing:
         key = differing[0]
         more = f" and {len(differing) - 1} more" if len(differing) > 1 else ""

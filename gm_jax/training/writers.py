@@ -71,13 +71,19 @@ class Clock:
             self.seconds += time.perf_counter() - self._since
             self._since = None
 
+    def restart(self) -> float:
+        """Forgets what came so far (the compilation, say) and returns its seconds."""
+        self.stop()
+        seconds, self.seconds, self.steps = self.seconds, 0.0, 0
+        self.start()
+        return seconds
+
     def lap(self) -> float:
         """Steps per second since the last lap."""
         self.stop()
-        rate = self.steps / self.seconds if self.seconds else 0.0
-        self.seconds, self.steps = 0.0, 0
-        self.start()
-        return rate
+        steps = self.steps
+        seconds = self.restart()
+        return steps / seconds if seconds else 0.0
 
 
 class Display:
@@ -86,7 +92,6 @@ class Display:
     def __init__(self, first: int, last: int, batch_size: int, active: bool = True):
         self.console = Console(highlight=False, soft_wrap=True, quiet=not active)
         self.batch_size, self.last = batch_size, last
-        self._began, self._first = time.perf_counter(), first
         columns = (TextColumn("step {task.completed}/{task.total}"), BarColumn(None), TextColumn("{task.description}"))
         self._bar = Progress(
             *columns, TextColumn("ETA"), TimeRemainingColumn(), console=self.console, disable=not self.console.is_terminal
@@ -102,9 +107,8 @@ class Display:
         text = f"{rate:.3g} steps/s  {rate * self.batch_size:.4g} images/s  {losses}"
         self._bar.update(self._task, completed=step, description=text)
         if not self.console.is_terminal:
-            passed = time.perf_counter() - self._began
-            left = passed / max(step - self._first, 1) * (self.last - step)
-            self.console.print(f"step {step}/{self.last}  {text}  ETA {timedelta(seconds=int(left))}")
+            left = timedelta(seconds=round((self.last - step) / rate)) if rate else "unknown"
+            self.console.print(f"step {step}/{self.last}  {text}  ETA {left}")
 
     def print(self, text: str) -> None:
         self.console.print(text)
