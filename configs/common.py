@@ -42,7 +42,8 @@ def base() -> ConfigDict:
                 "steps": 100_000,  # optimizer steps in all; a rerun may raise it
                 "batch_size": 128,  # global: over all devices, hosts and microbatches
                 "accum": 1,  # microbatches per step
-                "steps_per_dispatch": 0,  # steps that run on the device between two visits of the host; 0 = 16, but 1 on a CPU, where loops are slow
+                # steps that run on the device between two visits of the host; 0 = 16, but 1 on a CPU, where loops are slow
+                "steps_per_dispatch": 0,
                 "log_every": 100,  # steps, as all "every" fields are
                 "heldout_every": 1000,  # loss on test images; 0 = off
                 "sample_every": 5000,  # grid of samples from fixed noise; 0 = off

@@ -312,15 +312,21 @@ def _neutral(shapes: PyTree) -> PyTree:
     return jax.tree.map(lambda a: jnp.full(a.shape, a.dtype == bool, a.dtype), shapes)
 
 
+def _term_order(term: str) -> tuple[bool, bool, str]:
+    return (term == "grad_norm", term != "loss", term)  # the loss first, what follows from it last
+
+
 def describe_failure(output: StepOutput, params: PyTree, objectives: tuple[Objective, ...]) -> str:
     """Names the terms and the first parameter whose loss or gradient was not finite in a failed step (host values)."""
     for objective in objectives:
         finite = output.finite.get(objective.name)
         if finite is None:
             continue
-        paths = [jax.tree_util.keystr(p) for p, _ in jax.tree_util.tree_leaves_with_path(select_group(params, objective.group))]
+        leaves = jax.tree_util.tree_leaves_with_path(select_group(params, objective.group))
+        prefix = "params" if objective.group is None else f"params[{objective.group!r}]"
+        paths = [prefix + jax.tree_util.keystr(path) for path, _ in leaves]
         bad_paths = [path for path, ok in zip(paths, finite.grads, strict=True) if not ok]
-        bad_terms = [term for term, ok in finite.terms.items() if not ok]
+        bad_terms = sorted((term for term, ok in finite.terms.items() if not ok), key=_term_order)
         if bad_terms or bad_paths:
             terms = ", ".join(f"{objective.name}/{term}" for term in bad_terms) or "no loss term"
             more = f" and {len(bad_paths) - 1} more" if len(bad_paths) > 1 else ""

@@ -50,7 +50,7 @@ def prepare(config: Mapping[str, Any], workdir: Path) -> Run:
     on_cpu = jax.default_backend() == "cpu"  # where convolution gradients in a loop are some fifty times slower
     steps_per_dispatch = config["train"]["steps_per_dispatch"] or (1 if on_cpu else STEPS_PER_DISPATCH)
     keys = learning.seed_keys(config["seed"])
-    abstract = experiment.abstract_state(config, model, optimizers, dataset.image_shape, dataset.num_classes)
+    abstract = experiment.abstract_state(config, eval_model, optimizers, dataset.image_shape, dataset.num_classes)
     return Run(config, workdir, dataset, parallel, model, eval_model, optimizers, keys, steps_per_dispatch, abstract)
 
 

@@ -16,7 +16,7 @@ from gm_jax.training import loop, workdirs
 from gm_jax.training.checkpoints import Checkpoints
 
 ROOT = pathlib.Path(__file__).parents[2]
-PATIENCE = 120  # seconds that a process may take
+PATIENCE = 300  # seconds that a process may take on a busy machine
 GAN = {"name": "tests.toys.toy_gan"}
 BATCHNORM = {"name": "tests.toys.toy_batchnorm"}
 DIVERGING = {"name": "tests.toys.toy_diverging"}

@@ -1,4 +1,4 @@
-"""Runs in a process of its own: as the config file of train.py (`worker.py:CONFIG.json`), or several, as `worker.py JOBS.json`."""
+"""Runs in a process of their own: one through `train.py --config worker.py:CONFIG.json`, or several by `worker.py JOBS.json`."""
 
 import json
 import pathlib
