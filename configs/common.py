@@ -10,7 +10,7 @@ from gm_jax.errors import InputError
 
 
 def base() -> ConfigDict:
-    """The common fields. Only `model` and `eval.sample` take new keys: anywhere else a misspelt field is an error."""
+    """The common fields. Only `model`, `eval.sample` and `eval.likelihood` take new keys: anywhere else a misspelt field is an error."""
     config = ConfigDict(
         {
             "seed": 0,
@@ -56,12 +56,14 @@ def base() -> ConfigDict:
                 "n": 0,  # images; 0 = each task's own default
                 "batch_size": 256,
                 "sample": {},  # options of the model's sampler, such as steps
+                "likelihood": {},  # options of its likelihoods, such as full (ddpm) or samples (vae)
             },
         }
     )
     config.lock()
     config.model.unlock()
     config.eval.sample.unlock()
+    config.eval.likelihood.unlock()
     return config
 
 

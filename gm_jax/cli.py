@@ -25,7 +25,7 @@ from ml_collections import ConfigDict
 from gm_jax.errors import InputError
 
 DEFAULT_PRESET = "cifar10"
-OPEN_SECTIONS = ("eval.sample",)  # their keys are checked by whoever uses them
+OPEN_SECTIONS = {"eval.sample": "steps", "eval.likelihood": "full"}  # with a key of each; whoever uses them checks them
 EVAL_FIELDS = ("eval.", "data.dir")  # what eval.py may override: the rest belongs to the trained model
 
 TRAIN_USAGE = "python train.py --config FILE[:PRESET] [--workdir DIR] [--config.FIELD=VALUE ...]"
@@ -42,6 +42,7 @@ EVAL_EPILOG = """\
 examples:
   python eval.py --tasks=help
   python eval.py --workdir runs/demo --tasks=samples --n=100
+  python eval.py --workdir runs/demo --tasks=likelihood --config.eval.likelihood.full=true
   python eval.py --workdir runs/demo --tasks=samples,denoising --config.eval.sample.steps=50 --out=runs/demo/50-steps
 
 The config is the one that the run was trained with; config.eval.* and config.data.dir can be overridden."""
@@ -118,6 +119,7 @@ def _evaluate(config: ConfigDict, workdir: pathlib.Path, flags: argparse.Namespa
             weights=restored.weights,
             step=restored.step,
             options=config.eval.sample.to_dict(),
+            likelihood_options=config.eval.likelihood.to_dict(),
             progress=progress,
             model_name=config.model.name,
         )
@@ -294,7 +296,8 @@ def _flatten(config: ConfigDict, prefix: str = "") -> dict[str, Any]:
 def _unknown_key(key: str, known: Iterable[str]) -> str:
     fields = [name for name in known if name.startswith(f"{key}.")]
     if fields or key in OPEN_SECTIONS:
-        return f"config.{key} is a section; set one of its fields, such as --config.{(fields or [f'{key}.steps'])[0]}=VALUE"
+        field = fields[0] if fields else f"{key}.{OPEN_SECTIONS[key]}"
+        return f"config.{key} is a section; set one of its fields, such as --config.{field}=VALUE"
     return f"unknown config key {key!r}; the nearest known one is {_nearest(key, known)!r}"
 
 

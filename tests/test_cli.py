@@ -33,7 +33,7 @@ class NonFinite(RuntimeError):
 
 
 class Interrupted(RuntimeError):
-    pass
+    code = 143
 
 
 @pytest.fixture
@@ -75,6 +75,7 @@ def files(directory: pathlib.Path) -> set[str]:
         ("--config.train=3", ["config.train is a section", "--config.train."]),
         ("--config.eval.sample=3", ["config.eval.sample is a section", "--config.eval.sample.steps=VALUE"]),
         ("--config.eval.sample.=3", ["'eval.sample.'"]),
+        ("--config.eval.likelihood=3", ["config.eval.likelihood is a section", "--config.eval.likelihood.full=VALUE"]),
         ("--config.train.steps=abc", ["config.train.steps=abc", "whole number"]),
         ("--config.train.steps=1.5", ["config.train.steps=1.5", "whole number"]),
         ("--config.train.steps=true", ["config.train.steps=true", "whole number"]),
@@ -195,8 +196,8 @@ def test_a_bug_keeps_its_traceback(train):
 def run_dir(tmp_path, monkeypatch):
     """A work directory, with the modules that evaluate it replaced by ones that record the context."""
     config = {"data": {"name": "digits", "dir": ""}, "train": {"steps": 5}, "model": {"name": "toy"}}
-    config["eval"] = {"n": 0, "batch_size": 8, "sample": {"steps": 10}}
-    (tmp_path / "config.json").write_text(json.dumps(config))
+    config["eval"] = {"n": 0, "batch_size": 8, "sample": {"steps": 10}, "likelihood": {}}
+    (tmp_path / "config.json").write_text(json.dumps({"config": config}))
     contexts = []
 
     def evaluate(names, context):
@@ -205,8 +206,17 @@ def run_dir(tmp_path, monkeypatch):
         return {"metrics": {"loss": metric}, "pictures": {"samples.png": {}}, "skipped": {}}
 
     tasks = types.SimpleNamespace(Context=types.SimpleNamespace, help_text=lambda: "samples  a grid", run=evaluate)
-    restored = types.SimpleNamespace(config=config, model="model", variables="variables", step=5)
-    experiment = types.SimpleNamespace(restore=lambda *args: restored, load_dataset=lambda config: config["data"])
+
+    def restore(workdir, weights):
+        return types.SimpleNamespace(model="model", variables="variables", step=5, weights=weights)
+
+    def load_dataset(config):
+        return types.SimpleNamespace(x_train="images", dir=config["data"]["dir"])
+
+    def recalibrated(model, variables, images):
+        return f"{variables} fit to {images}"
+
+    experiment = types.SimpleNamespace(restore=restore, load_dataset=load_dataset, recalibrated=recalibrated)
     for package, name, module in ((gm_jax.evaluation, "tasks", tasks), (gm_jax, "experiment", experiment)):
         monkeypatch.setitem(sys.modules, f"{package.__name__}.{name}", module)
         monkeypatch.setattr(package, name, module, raising=False)
@@ -215,11 +225,12 @@ def run_dir(tmp_path, monkeypatch):
 
 def test_eval_passes_flags_and_overrides(run_dir, capsys):
     flags = ["--workdir", str(run_dir.path), "--tasks=samples,denoising", "--n=3", "--weights=raw", "--seed=4"]
-    assert (
-        cli.eval_main([*flags, "--config.eval.sample.steps=20", "--config.eval.batch_size", "2", "--config.data.dir=/d"]) == 0
-    )
+    overrides = ["--config.eval.sample.steps=20", "--config.eval.likelihood.full=true", "--config.data.dir=/d"]
+    assert cli.eval_main([*flags, *overrides, "--config.eval.batch_size", "2"]) == 0
     [(names, context)] = run_dir.contexts
-    assert names == ["samples", "denoising"] and context.options == {"steps": 20} and context.dataset["dir"] == "/d"
+    assert names == ["samples", "denoising"] and context.dataset.dir == "/d"
+    assert context.options == {"steps": 20} and context.likelihood_options == {"full": True}
+    assert context.variables == "variables fit to images"
     assert (context.n, context.batch_size, context.weights, context.seed, context.step) == (3, 2, "raw", 4, 5)
     out = capsys.readouterr().out
     assert "loss: 2.5 +- 0.25 (n=3, raw weights of step 5)" in out and f"{run_dir.path}/samples.png\n" in out

@@ -21,6 +21,7 @@ class Context(NamedTuple):
     weights: str = "ema"  # "ema" or "raw": which weights `variables` are
     step: int = 0  # the training step they come from
     options: Mapping[str, Any] = {}  # keyword options of model.sample and model.trajectory
+    likelihood_options: Mapping[str, Any] = {}  # keyword options of the model's likelihoods
     progress: Progress | None = None  # called with (done, total)
     model_name: str = "this model"
 

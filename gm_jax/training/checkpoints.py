@@ -60,7 +60,7 @@ class Checkpoints:
             )
         with _disk_errors(self.folder):
             content = {"state": state, "checksums": checksums(state)}
-            self._open().save(step, args=ocp.args.StandardSave(content))
+            self._open().save(step, args=ocp.args.Composite(arrays=ocp.args.StandardSave(content)))
 
     def wait(self) -> None:
         """Until all that was asked for is on disk."""
@@ -95,7 +95,9 @@ class Checkpoints:
         """(state, "") of one step, or (None, why it cannot be read)."""
         reason = ""
         try:
-            content = self._open().restore(step, args=ocp.args.StandardRestore(target))
+            # named items: left to infer them, orbax is misled by a folder that lacks its own, and reads none of the others
+            args = ocp.args.Composite(arrays=ocp.args.StandardRestore(target))
+            content = self._open().restore(step, args=args).arrays
         except Exception as error:  # orbax and tensorstore raise many kinds for damaged files
             first_line = str(error).partition("\n")[0][:120]
             reason = f"{type(error).__name__}: {first_line}"

@@ -53,7 +53,7 @@ def train(config: Mapping[str, Any], workdir: Path) -> None:
         introduce(run, train_state, display)
         if lead and first < last:
             workdirs.write(run.workdir, record)
-        writer = Writer(run.workdir, first, active=lead)
+        writer = Writer(run.workdir, first, active=lead and first < last)
         try:
             if first < last:
                 loop(Session(run, checkpoints, writer, display, signals), train_state)

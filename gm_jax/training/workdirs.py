@@ -91,10 +91,11 @@ def check(workdir: Path, record: Record) -> bool:
             f"{workdir} holds another run: {key} is {was!r} there and {wanted!r} here{more}; "
             "choose another --workdir, or give the same config"
         )
-    if (old.image_shape, old.num_classes) != (record.image_shape, record.num_classes):
+    before, now = ((r.train_images, r.image_shape, r.num_classes) for r in (old, record))
+    if before != now:
         raise InputError(
-            f"{workdir} was trained on images of shape {old.image_shape} with {old.num_classes} classes, the data now has "
-            f"{record.image_shape} and {record.num_classes}; give the same data, or choose another --workdir"
+            "{} was trained on {} images of shape {} with {} classes, the data now has {}, {} and {}; "
+            "give the same data, or choose another --workdir".format(workdir, *before, *now)
         )
     return True
 

@@ -37,7 +37,9 @@ class Writer:
         if active:
             truncate_metrics(workdir / "metrics.jsonl", step)
             self._file = open(workdir / "metrics.jsonl", "a")  # noqa: SIM115 (closed by close())
-            self._events = SummaryWriter(str(workdir / "tensorboard"), purge_step=step + 1 if step else None)
+            purge = step + 1 if step else None
+            # Names end in the step: a run that is resumed within a second would else overwrite what it wrote before.
+            self._events = SummaryWriter(str(workdir / "tensorboard"), purge_step=purge, filename_suffix=f".{step}")
 
     def scalars(self, step: int, values: Mapping[str, float]) -> None:
         if self.active:

@@ -39,6 +39,17 @@ def test_entries_carry_their_origin(context):
     assert {"task": "samples", "sampling": {"width": 0.5}, "nfe": 12, "n": 4}.items() <= picture.items()
 
 
+def test_likelihood_options_reach_those_that_take_them_and_are_recorded(context):
+    plain = tasks.run(("likelihood",), context)["metrics"]
+    scaled = tasks.run(("likelihood",), context._replace(likelihood_options={"scale": 3}))["metrics"]
+    assert scaled["elbo_nats"]["value"] == pytest.approx(3 * plain["elbo_nats"]["value"])
+    assert scaled["elbo_nats"]["options"] == {"scale": 3} and "options" not in plain["elbo_nats"]
+    assert scaled["twice_nats"]["value"] == plain["twice_nats"]["value"] and "options" not in scaled["twice_nats"]
+    with pytest.raises(InputError) as error:
+        tasks.run(("likelihood",), context._replace(likelihood_options={"scales": 3}))
+    assert "no likelihood option 'scales'" in one_line(error) and "take scale" in one_line(error)
+
+
 def test_other_measurements_are_kept_and_repetitions_replaced(context, measured):
     for weights, options, value in (("ema", {}, 1.0), ("raw", {}, 2.0), ("ema", {"width": 3.0}, 3.0), ("ema", {}, 4.0)):
         measured["fid"] = {"value": value}

@@ -130,22 +130,13 @@ def finish_both(processes, code):
             process.wait()
 
 
-def test_two_processes_take_the_steps_of_one(tmp_path, points):
+def test_two_processes_take_the_steps_of_one(tmp_path):
     """Stopped by a signal to one of them, continued by both, which then read the data from the host, and then by one alone."""
     workdir = tmp_path / "run"
 
     def config(steps, device_bytes=2**31):
-        return settings(
-            BATCHNORM,
-            points,
-            optimizer=SGD,
-            device_bytes=device_bytes,
-            steps=steps,
-            log_every=2,
-            heldout_every=4,
-            sample_every=4,
-            checkpoint_every=5,
-        )
+        often = {"log_every": 2, "heldout_every": 2, "sample_every": 4, "checkpoint_every": 5}
+        return settings(BATCHNORM, optimizer=SGD, device_bytes=device_bytes, steps=steps, **often)
 
     processes = both_processes(config(10**6), workdir)
     try:
@@ -162,3 +153,5 @@ def test_two_processes_take_the_steps_of_one(tmp_path, points):
     assert_close(train(config(stopped + 12), workdir), train(config(stopped + 12), tmp_path / "single"))
     for ours, theirs in zip(metrics(workdir), metrics(tmp_path / "single"), strict=True):  # each line is written once
         assert ours == pytest.approx(theirs, rel=1e-4)
+    pictures = [read_png(run / "samples" / f"step_{stopped // 4 * 4:08d}.png") for run in (workdir, tmp_path / "single")]
+    assert np.abs(pictures[0] - pictures[1]).max() <= 1

@@ -1,4 +1,4 @@
-"""Runs in a process of their own: one through `train.py --config worker.py:CONFIG.json`, or several by `worker.py JOBS.json`."""
+"""Runs in another process: one by `train.py --config worker.py:CONFIG.json`, several by `worker.py JOBS.json`."""
 
 import json
 import pathlib
