@@ -13,6 +13,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from gm_jax.errors import InputError
+from gm_jax.nets.layers import upsample_nearest
 
 SMALLEST_GRID = 4
 LARGEST_MULTIPLIER = 4
@@ -108,17 +109,12 @@ class Decoder(nn.Module):
         x = x.reshape(len(z), height, width, -1)
         for stage, multiplier in enumerate(reversed(self.multipliers)):
             if stage > 0:  # a 1x1 convolution commutes with nearest-neighbour upsampling: a quarter of the work before it
-                x = upsample(nn.Dense(self.channels * multiplier, dtype=self.dtype)(x))
+                x = upsample_nearest(nn.Dense(self.channels * multiplier, dtype=self.dtype)(x))
             for _ in range(self.num_blocks):
                 x = ResidualBlock(self.dtype)(x)
         x = nn.swish(group_norm(x.shape[-1], self.dtype)(x))
         x = nn.Conv(4 * self.image_shape[-1], (3, 3), kernel_init=nn.initializers.zeros, dtype=self.dtype)(x)
         return depth_to_space(x).astype(jnp.float32)
-
-
-def upsample(x: Float[Array, "batch height width channel"]) -> Float[Array, "batch 2*height 2*width channel"]:
-    """Twice the height and width, by nearest neighbour."""
-    return x.repeat(2, axis=1).repeat(2, axis=2)
 
 
 def depth_to_space(x: Float[Array, "batch height width 4*channel"]) -> Float[Array, "batch 2*height 2*width channel"]:

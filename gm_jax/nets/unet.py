@@ -14,6 +14,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from gm_jax.errors import InputError
+from gm_jax.nets.layers import upsample_nearest
 
 FeatureMap = Float[Array, "batch height width channel"]
 
@@ -155,11 +156,6 @@ def group_norm(dtype, channels, name=None):
     """32 groups as in the paper, fewer where a group would have under four channels. Statistics are float32."""
     groups = math.gcd(channels, min(32, max(1, channels // 4)))
     return nn.GroupNorm(groups, epsilon=1e-6, dtype=dtype, name=name)
-
-
-def upsample_nearest(x: FeatureMap) -> FeatureMap:
-    """Doubles height and width by repeating pixels."""
-    return x.repeat(2, axis=1).repeat(2, axis=2)
 
 
 def check_divisible(size: tuple[int, int], channel_multipliers: tuple[int, ...]) -> None:

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 
 from gm_jax.errors import InputError
-from gm_jax.nets.resnet import Decoder, Encoder, ResidualBlock, default_multipliers, depth_to_space, lowest_grid, upsample
+from gm_jax.nets.layers import upsample_nearest
+from gm_jax.nets.resnet import Decoder, Encoder, ResidualBlock, default_multipliers, depth_to_space, lowest_grid
 
 
 @pytest.mark.parametrize(
@@ -55,7 +56,7 @@ def test_a_residual_block_starts_as_the_identity_and_the_decoder_at_grey():
 
 def test_upsampling_places_every_pixel():
     x = jnp.arange(2 * 2 * 3 * 4.0).reshape(2, 2, 3, 4)
-    doubled, patches = upsample(x), depth_to_space(x)
+    doubled, patches = upsample_nearest(x), depth_to_space(x)
     assert doubled.shape == (2, 4, 6, 4)
     assert patches.shape == (2, 4, 6, 1)
     for i in range(4):

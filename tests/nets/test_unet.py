@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 
 from gm_jax.errors import InputError
-from gm_jax.nets.unet import AttentionBlock, SinusoidalPositionEmbeddings, UNet, check_divisible, upsample_nearest
+from gm_jax.nets.layers import upsample_nearest
+from gm_jax.nets.unet import AttentionBlock, SinusoidalPositionEmbeddings, UNet, check_divisible
 
 SMALL = {"channels": 8, "channel_multipliers": (1, 2), "num_res_blocks": 1, "attention_resolutions": (4,)}
 
