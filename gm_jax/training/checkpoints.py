@@ -34,7 +34,8 @@ class Checkpoints:
 
     def __exit__(self, *_) -> None:
         if self._manager is not None:
-            self._manager.close()
+            with _disk_errors(self.folder):  # of a save that nobody has waited for
+                self._manager.close()
 
     def steps(self) -> list[int]:
         return sorted(self._open().all_steps()) if self.folder.is_dir() else []
@@ -82,7 +83,7 @@ class Checkpoints:
                 damaged.append(step)
                 reason = reason or error
                 continue
-            for bad in damaged:
+            for bad in damaged if jax.process_index() == 0 else []:
                 print(f"checkpoint {bad} is damaged ({reason}); falling back to {step}", flush=True)
             if repair and damaged:
                 self._set_aside(damaged)
@@ -126,12 +127,15 @@ class Checkpoints:
 
 def checksums(state: PyTree) -> UInt32[np.ndarray, " leaves"]:
     """crc32 of every leaf's bytes: of what orbax stores, it checks the structure but not the numbers."""
-    return np.array([zlib.crc32(_bytes(leaf)) for leaf in jax.tree.leaves(state)], np.uint32)
+    leaves = [jax.random.key_data(leaf) if _is_key(leaf) else leaf for leaf in jax.tree.leaves(state)]
+    return np.array([zlib.crc32(_as_bytes(value)) for value in jax.device_get(leaves)], np.uint32)
 
 
-def _bytes(leaf: Any) -> np.ndarray:
-    is_key = isinstance(leaf, jax.Array) and jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key)
-    value = np.asarray(jax.random.key_data(leaf) if is_key else leaf)
+def _is_key(leaf: Any) -> bool:
+    return isinstance(leaf, jax.Array) and jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key)
+
+
+def _as_bytes(value: Any) -> np.ndarray:
     return np.ascontiguousarray(value).reshape(-1).view(np.uint8)
 
 
@@ -153,7 +157,8 @@ class _disk_errors:
         pass
 
     def __exit__(self, kind, error, traceback) -> None:
-        if error is not None and ("No space left" in str(error) or "RESOURCE_EXHAUSTED" in str(error)):
+        # by the system's words: RESOURCE_EXHAUSTED alone may also be the memory of a GPU
+        if error is not None and any(words in str(error) for words in ("No space left", "quota exceeded")):
             raise InputError(
                 f"no space left in {self.folder}; free some and rerun to resume from the last checkpoint"
             ) from error

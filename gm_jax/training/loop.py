@@ -142,7 +142,7 @@ def check(session: Session, ledger: Ledger, lag: int = 0) -> None:
     reason = learning.describe_failure(output, session.run.abstract.params, session.run.model.objectives)
     saved = max(session.checkpoints.steps(), default=None)
     hint = f"the checkpoint of step {saved} is intact" if saved is not None else "no checkpoint had been written yet"
-    raise NonFinite(f"step {step}: {reason}; {hint}; try a lower learning rate, gradient clipping or float32")
+    raise NonFinite(f"the update after step {step}: {reason}; {hint}; try a lower learning rate, gradient clipping or float32")
 
 
 def log(session: Session, step: int, values: dict[str, float], rate: float) -> None:

@@ -8,6 +8,7 @@ import shutil
 import jax
 import jax.numpy as jnp
 import numpy as np
+import orbax.checkpoint as ocp
 import pytest
 
 from gm_jax.cli import train_main
@@ -150,6 +151,25 @@ def test_a_full_disk_is_told_and_harms_no_earlier_checkpoint(tmp_path, monkeypat
     monkeypatch.undo()
     assert_identical(leaves(tmp_path / "run"), earlier)
     train(config, tmp_path / "run")
+
+
+@pytest.mark.parametrize(
+    ("text", "kind"),
+    [
+        ("RESOURCE_EXHAUSTED: Failed to write 16 bytes to file 4: No space left on device [os_error_code='28']", InputError),
+        ("RESOURCE_EXHAUSTED: Failed to write 16 bytes to file 4: Disk quota exceeded", InputError),
+        ("RESOURCE_EXHAUSTED: Out of memory while trying to allocate 16 bytes", ValueError),
+    ],
+)
+def test_a_disk_that_fills_up_during_a_save_is_told_from_other_failures(tmp_path, monkeypatch, text, kind):
+    def fail(*_, **__):
+        raise ValueError(text)
+
+    monkeypatch.setattr(ocp.CheckpointManager, "wait_until_finished", fail)
+    checkpoints = Checkpoints(tmp_path)
+    with pytest.raises(ValueError) as raised:
+        checkpoints.wait()
+    assert type(raised.value) is kind and ("no space left in" in str(raised.value)) is (kind is InputError)
 
 
 def test_a_run_goes_on_from_the_checkpoint_before_a_damaged_one(tmp_path, capsys):

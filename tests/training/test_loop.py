@@ -38,7 +38,7 @@ def points(tmp_path_factory):
 
 @pytest.mark.parametrize("model", [GAN, {"name": "tests.toys.toy_two_stage", "switch": 10}], ids=["gan", "two_stage"])
 def test_several_steps_per_dispatch_are_the_same_steps(tmp_path, points, model):
-    """With log entries, checkpoints, the generator's rhythm and the change of stages in the middle of what would be a dispatch."""
+    """With log entries, checkpoints, the generator's rhythm and the change of stages within what would be one dispatch."""
 
     def config(steps_per_dispatch):
         often = {"log_every": 7, "heldout_every": 9, "checkpoint_every": 5}
@@ -53,17 +53,19 @@ def test_several_steps_per_dispatch_are_the_same_steps(tmp_path, points, model):
 # --- numbers that are not finite ----------------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("step", [7, 9])  # within a dispatch of four; just before a checkpoint
 @pytest.mark.parametrize("steps_per_dispatch", [1, 4])
-def test_a_run_that_diverges_stops_and_says_where(tmp_path, points, capsys, steps_per_dispatch):
-    config = settings(DIVERGING, points, steps=20, checkpoint_every=5, steps_per_dispatch=steps_per_dispatch)
+def test_a_run_that_diverges_stops_and_says_where(tmp_path, points, capsys, steps_per_dispatch, step):
+    model = DIVERGING | {"diverge_at": step}
+    config = settings(model, points, steps=20, checkpoint_every=5, steps_per_dispatch=steps_per_dispatch)
     (tmp_path / "config.json").write_text(json.dumps(config))
     flags = ["--config", f"{ROOT}/tests/training/worker.py:{tmp_path}/config.json", "--workdir", f"{tmp_path}/run"]
     for _ in range(2):  # the second time resumed from the checkpoint
         assert train_main(flags) == 1
         error = capsys.readouterr().err
-        assert error.startswith("error: step 7: non-finite: ") and error.count("\n") == 1
+        assert error.startswith(f"error: the update after step {step}: non-finite: ") and error.count("\n") == 1
         assert "regression/penalty" in error and "regression/fit" not in error
-        assert "gradient of ['net']['scale']" in error and "['mean']" not in error
+        assert "['net']['scale']" in error and "['mean']" not in error
         assert "the checkpoint of step 5 is intact" in error
     config["train"]["steps"] = 5
     assert_identical(leaves(tmp_path / "run"), train(config, tmp_path / "short"))
