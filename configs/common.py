@@ -10,7 +10,7 @@ from gm_jax.errors import InputError
 
 
 def base() -> ConfigDict:
-    """The common fields. Only `model`, `eval.sample` and `eval.likelihood` take new keys: anywhere else a misspelt field is an error."""
+    """The common fields. Only `model`, `eval.sample` and `eval.likelihood` take new keys; elsewhere they are errors."""
     config = ConfigDict(
         {
             "seed": 0,
