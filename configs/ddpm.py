@@ -8,8 +8,8 @@ Settings of "cifar10": the paper, appendix B, and the authors' code (hojonathanh
 
 Expected:
     cifar10: FID 3.17 against the training images, IS 9.46, at most 3.75 bits/dim (the paper). Not yet run here.
-    digits: not yet run.
-    tiny: not yet run.
+    digits: variational bound 4.60 bits/dim, readable digits, in two and a half minutes (results/ddpm-digits.json).
+    tiny: the loss falls from 0.80 to below 0.45.
 """
 
 from ml_collections import ConfigDict

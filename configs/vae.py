@@ -1,8 +1,14 @@
 """ConvVAE / beta-VAE with a Gaussian decoder (Kingma & Welling 2013; Higgins et al. 2017).
 
-  python train.py --config configs/vae.py          CIFAR-10, 5.1M parameters     expected: not yet run
-  python train.py --config configs/vae.py:digits   a minute on a CPU             expected: not yet run
-  python train.py --config configs/vae.py:tiny     seconds                       expected: not yet run
+  python train.py --config configs/vae.py          CIFAR-10, 5.1M parameters
+  python train.py --config configs/vae.py:digits   half a minute on two CPU cores
+  python train.py --config configs/vae.py:tiny     seconds: a check that everything works
+
+Expected:
+  cifar10: the 100 000 steps are not yet run. After 2000 (5 epochs, half an hour on a CPU): ELBO 6.29 bits/dim, reconstruction
+    MSE 0.0186; reconstructions are blurred but recognizable, samples from the prior are not (results/vae-cifar10.json).
+  digits: ELBO 4.19 bits/dim, IWAE 4.09 with 64 samples, reconstruction MSE 0.0232 (results/vae-digits.json).
+  tiny: the loss falls from 180 to below 40 nats.
 
 `model.beta` weighs the KL term; `model.likelihood_variance` is sigma^2 of the decoder for images in [-1, 1]. Losses are in nats
 per image, summed over pixels. The settings are this project's own: the papers have none for this network.

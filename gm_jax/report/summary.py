@@ -43,10 +43,11 @@ def summarize(workdir: Path) -> dict[str, Any]:
             seconds += (line["step"] - step) / rate
             timed += line["step"] - step
         step = line["step"]
-    batch_size = record.config["train"]["batch_size"]
+    config = {**record.config, "data": {**record.config["data"], "dir": ""}}  # where data lies is nobody else's affair
+    batch_size = config["train"]["batch_size"]
     images = step * batch_size
     return {
-        "config": record.config,
+        "config": config,
         "hardware": record.hardware,
         "versions": record.versions,
         "steps": step,
@@ -74,8 +75,9 @@ def table(summaries: Sequence[dict[str, Any]]) -> str:
 
 def _cell(entry: dict[str, Any]) -> str:
     error = f" ± {entry['stderr']:.2g}" if "stderr" in entry else ""
-    kind = f"{entry['kind']}, " if "kind" in entry else ""
-    return f"{entry['value']:.4g}{error} ({kind}{entry.get('split', 'test')} n={entry['n']}, {entry['weights']})"
+    options = ", ".join(f"{key}={value}" for key, value in entry.get("options", {}).items())
+    protocol = [entry.get("kind"), options, f"{entry.get('split', 'test')} n={entry['n']}", entry["weights"]]
+    return f"{entry['value']:.4g}{error} ({', '.join(part for part in protocol if part)})"
 
 
 def insert(readme: str, text: str) -> str:

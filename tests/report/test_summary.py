@@ -14,7 +14,7 @@ ROOT = Path(__file__).parents[2]
 
 @pytest.fixture
 def workdir(tmp_path):
-    config = {"model": {"name": "vae"}, "data": {"name": "digits"}, "train": {"batch_size": 50}}
+    config = {"model": {"name": "vae"}, "data": {"name": "digits", "dir": "/private"}, "train": {"batch_size": 50}}
     record = workdirs.Record(config, (8, 8, 1), 10, 1000, 4532, {}, "1 x cpu (2 cores)", {"jax": "0.10.2"})
     workdirs.write(tmp_path, record)
     lines = [
@@ -31,6 +31,7 @@ def workdir(tmp_path):
 def test_summary_adds_up_the_time_between_log_entries(workdir):
     s = summary.summarize(workdir)
     assert (s["steps"], s["images"], s["epochs"], s["parameters"]) == (200, 10_000, 10.0, 4532)
+    assert "/private" not in json.dumps(s)
     assert s["seconds"] == pytest.approx(15.0)
     assert s["images_per_second"] == pytest.approx(10_000 / 15)
     assert s["metrics"]["elbo_bits_per_dim"][0]["value"] == 4.15
