@@ -378,8 +378,10 @@ def _connect(hosts: tuple[str, int, int] | None) -> None:
 
 @contextlib.contextmanager
 def _progress_bar() -> Iterator[Callable[[int, int], None]]:
+    from rich.console import Console
     from rich.progress import Progress
 
-    with Progress(transient=True) as bar:
+    console = Console()
+    with Progress(transient=True, console=console, disable=not console.is_terminal) as bar:
         task = bar.add_task("evaluating", total=None)
         yield lambda done, total: bar.update(task, completed=done, total=total)

@@ -32,7 +32,8 @@ class Batch(NamedTuple):
     """One batch of training data.
 
     `keys[i]` is `fold_in(fold_in(seed_key, step), i)` with i the index in the *global* batch: a loss that draws its noise
-    from these keys draws the same noise whatever the device count, the microbatch size or the parallel mode.
+    from these keys draws the same noise whatever the device count, the microbatch size or the parallel mode. All objectives of
+    a step see the same keys: one that must not share another's noise folds in a number of its own.
     """
 
     x: Images  # in [-1, 1]

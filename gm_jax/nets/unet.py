@@ -160,9 +160,10 @@ def group_norm(dtype, channels, name=None):
 
 def check_divisible(size: tuple[int, int], channel_multipliers: tuple[int, ...]) -> None:
     """InputError unless both sides can be halved between the resolutions of `channel_multipliers`."""
-    factor = 2 ** (len(channel_multipliers) - 1)
-    if size[0] % factor or size[1] % factor:
+    halvings = len(channel_multipliers) - 1
+    possible = next(n for n in range(halvings, -1, -1) if size[0] % 2**n == 0 and size[1] % 2**n == 0)
+    if possible < halvings:
         raise InputError(
-            f"images of {size[0]}x{size[1]} cannot be halved {len(channel_multipliers) - 1} times; "
-            f"give fewer channel_multipliers than {tuple(channel_multipliers)} (or resize the images)"
+            f"images of {size[0]}x{size[1]} cannot be halved {halvings} times; take fewer channel_multipliers "
+            f"than {tuple(channel_multipliers)}, such as {','.join(map(str, channel_multipliers[: possible + 1]))}"
         )
