@@ -71,7 +71,7 @@ def check_numbers(settings: Mapping[str, Any], devices: int) -> None:
 
 
 def restore_or_start(run: Run, checkpoints: Checkpoints) -> tuple[learning.TrainState, workdirs.Record]:
-    """The newest checkpoint of the work directory, or a fresh state; and what config.json is to say. Writes nothing."""
+    """The newest readable checkpoint of the work directory, or a fresh state; and what config.json is to say."""
     record = workdirs.Record(
         config=run.config,
         image_shape=run.dataset.image_shape,
