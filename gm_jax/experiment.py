@@ -45,6 +45,7 @@ def _choose(table: Mapping[str, Any], name: str, what: str) -> Any:
 
 
 def load_dataset(config: Mapping[str, Any]) -> sources.Dataset:
+    """The data set that `config["data"]` names. Raises InputError where it cannot be had."""
     data = config["data"]
     return sources.load(data["name"], dir=data["dir"], resize=data["resize"])
 

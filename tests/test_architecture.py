@@ -158,3 +158,31 @@ for name in {MODELS}:
 
 def test_citation_states_the_version():
     assert f"version: {gm_jax.__version__}\n" in (ROOT / "CITATION.cff").read_text()
+
+
+def untyped(source: str) -> list[str]:
+    """Public functions and methods of a module that leave an argument or the result without a type."""
+    found = []
+    for node in ast.parse(source).body:
+        for function in node.body if isinstance(node, ast.ClassDef) else [node]:
+            if (
+                not isinstance(function, ast.FunctionDef)
+                or function.name.startswith("_")
+                or getattr(node, "name", "_")[0] == "_"
+            ):
+                continue
+            arguments = [*function.args.posonlyargs, *function.args.args, *function.args.kwonlyargs]
+            if function.returns is None or any(a.annotation is None and a.arg != "self" for a in arguments):
+                found.append(function.name)
+    return found
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=module_name)
+def test_public_functions_have_types(path):
+    assert untyped(path.read_text()) == []
+
+
+def test_the_rule_of_types_sees_a_violation():
+    functions = "def f(x: int): pass\ndef g(x) -> int: pass\ndef _h(x): pass\n"
+    source = functions + "class A:\n  def m(self, x): pass\n  def n(self) -> int: pass"
+    assert untyped(source) == ["f", "g", "m"]

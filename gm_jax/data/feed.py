@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from functools import lru_cache
+from typing import Any
 
 import numpy as np
 from jaxtyping import Int
@@ -29,7 +30,7 @@ def batch_rows(seed: int, size: int, batch_size: int, step: int, steps: int) -> 
     return rows.reshape(steps, batch_size)
 
 
-def make_feed(arrays: PyTree, parallel, *, batch_size: int, seed: int, device_bytes: int) -> Callable[[int, int], PyTree]:
+def make_feed(arrays: PyTree, parallel: Any, *, batch_size: int, seed: int, device_bytes: int) -> Callable[[int, int], PyTree]:
     """`feed(step, steps)`: the batches [steps, batch, ...] of those steps, on the devices.
 
     Args:

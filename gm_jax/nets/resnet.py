@@ -46,7 +46,8 @@ def lowest_grid(image_shape: Sequence[int], multipliers: Sequence[int]) -> tuple
     return height // factor, width // factor
 
 
-def group_norm(channels: int, dtype) -> nn.GroupNorm:
+def group_norm(channels: int, dtype: jnp.dtype) -> nn.GroupNorm:
+    """Group normalisation with float32 statistics."""
     # at least 4 channels a group: normalising each by itself would hide how strong it is against the others
     return nn.GroupNorm(num_groups=max(1, math.gcd(channels, 32) // 4), dtype=dtype)  # its statistics are float32 always
 

@@ -7,6 +7,7 @@ With its defaults it has 35,746,307 parameters on 32x32x3 images, those of the p
 """
 
 import math
+from collections.abc import Callable
 
 import flax.linen as nn
 import jax
@@ -101,7 +102,7 @@ class TimeEmbedding(nn.Module):
     dtype: jnp.dtype
 
     @nn.compact
-    def __call__(self, t):
+    def __call__(self, t: Float[Array, " batch"]) -> Float[Array, "batch 4*channels"]:
         emb = SinusoidalPositionEmbeddings(self.channels)(t)
         emb = nn.swish(dense(4 * self.channels, self.dtype, name="dense0")(emb))
         return dense(4 * self.channels, self.dtype, name="dense1")(emb)
@@ -115,7 +116,7 @@ class ResBlock(nn.Module):
     dtype: jnp.dtype
 
     @nn.compact
-    def __call__(self, x, emb, train):
+    def __call__(self, x: FeatureMap, emb: Float[Array, "batch embedding"], train: bool) -> FeatureMap:
         h = nn.swish(group_norm(self.dtype, x.shape[-1], name="norm0")(x))
         h = conv(self.channels, self.dtype, name="conv0")(h)
         h = h + dense(self.channels, self.dtype, name="time")(nn.swish(emb))[:, None, None, :]
@@ -144,15 +145,23 @@ class AttentionBlock(nn.Module):
         return x + h.reshape(x.shape)
 
 
-def conv(channels, dtype=jnp.float32, strides=1, kernel_init=uniform_fan_avg, name=None):
+def conv(
+    channels: int,
+    dtype: jnp.dtype = jnp.float32,
+    strides: int = 1,
+    kernel_init: Callable = uniform_fan_avg,
+    name: str | None = None,
+) -> nn.Conv:
+    """A 3x3 convolution; without `dtype` in float32."""
     return nn.Conv(channels, (3, 3), strides=strides, dtype=dtype, kernel_init=kernel_init, name=name)
 
 
-def dense(channels, dtype, kernel_init=uniform_fan_avg, name=None):
+def dense(channels: int, dtype: jnp.dtype, kernel_init: Callable = uniform_fan_avg, name: str | None = None) -> nn.Dense:
+    """A dense layer over the last axis, which on feature maps is a 1x1 convolution."""
     return nn.Dense(channels, dtype=dtype, kernel_init=kernel_init, name=name)
 
 
-def group_norm(dtype, channels, name=None):
+def group_norm(dtype: jnp.dtype, channels: int, name: str | None = None) -> nn.GroupNorm:
     """32 groups as in the paper, fewer where a group would have under four channels. Statistics are float32."""
     groups = math.gcd(channels, min(32, max(1, channels // 4)))
     return nn.GroupNorm(groups, epsilon=1e-6, dtype=dtype, name=name)

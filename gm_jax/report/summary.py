@@ -90,6 +90,7 @@ def insert(readme: str, text: str) -> str:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
+    """Runs the command line above; 2 for bad input."""
     parser = argparse.ArgumentParser(prog="python -m gm_jax.report.summary", description=__doc__.splitlines()[0])
     parser.add_argument("paths", nargs="+", type=Path, help="one work directory; with --table, summaries")
     parser.add_argument("--out", type=Path, help="where the summary goes; default: standard output")

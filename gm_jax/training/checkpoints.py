@@ -38,6 +38,7 @@ class Checkpoints:
                 self._manager.close()
 
     def steps(self) -> list[int]:
+        """The steps that are saved, in order."""
         return sorted(self._open().all_steps()) if self.folder.is_dir() else []
 
     def _open(self) -> ocp.CheckpointManager:

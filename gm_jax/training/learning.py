@@ -35,6 +35,8 @@ class Finite(NamedTuple):
 
 
 class StepOutput(NamedTuple):
+    """What a step says of itself."""
+
     metrics: dict[str, tuple[Array, Array]]  # "objective/term" -> (sum, count); a skipped objective counts 0
     finite: dict[str, Finite]  # by objective name
 
@@ -43,6 +45,8 @@ class StepOutput(NamedTuple):
 
 
 class ParamsEmaState(NamedTuple):
+    """State of `params_ema`."""
+
     count: Int[Array, ""]
     ema: PyTree
 
@@ -84,6 +88,7 @@ def averaged_params(train_state: TrainState, objectives: tuple[Objective, ...]) 
 
 
 def has_ema(train_state: TrainState) -> bool:
+    """Whether any objective averages its parameters."""
     return bool(_averages(train_state.opt_state))
 
 
@@ -96,10 +101,12 @@ def _averages(opt_state: PyTree) -> list[ParamsEmaState]:
 
 
 def select_group(params: PyTree, group: str | None) -> PyTree:
+    """The parameters of a group; None: all."""
     return params if group is None else params[group]
 
 
 def replace_group(params: PyTree, group: str | None, new: PyTree) -> PyTree:
+    """`params` with those of a group replaced."""
     return new if group is None else {**params, group: new}
 
 
@@ -170,7 +177,9 @@ def make_batch(
 # --- the step -----------------------------------------------------------------------------------------------------------------
 
 
-def gradients(objective: Objective, params: PyTree, state: PyTree, key: Key, batch: Batch, step: Array, axis_name: str | None):
+def gradients(
+    objective: Objective, params: PyTree, state: PyTree, key: Key, batch: Batch, step: Array, axis_name: str | None
+) -> tuple[tuple[PyTree, Metrics], PyTree]:
     """((new_state, metrics), gradients of the objective's group), averaged over the devices of `axis_name`."""
 
     def loss_fn(group_params):
@@ -185,9 +194,21 @@ def gradients(objective: Objective, params: PyTree, state: PyTree, key: Key, bat
     return (new_state, metrics), grads
 
 
-def accumulated_gradients(objective, params, state, key, batch: Batch, step, axis_name, accum: int):
-    """As `gradients`, over `accum` microbatches in turn. Example i goes to microbatch i % accum, so that a batch that is
-    sharded over devices stays evenly sharded; each example keeps its own key."""
+def accumulated_gradients(
+    objective: Objective,
+    params: PyTree,
+    state: PyTree,
+    key: Key,
+    batch: Batch,
+    step: Array,
+    axis_name: str | None,
+    accum: int,
+) -> tuple[tuple[PyTree, Metrics], PyTree]:
+    """As `gradients`, over `accum` microbatches in turn.
+
+    Example i goes to microbatch i % accum, so that a batch that is sharded over devices stays evenly sharded; each example
+    keeps its own key. Statistics that couple examples are those of a microbatch.
+    """
     if accum == 1:
         return gradients(objective, params, state, key, batch, step, axis_name)
     micro = jax.tree.map(lambda a: a.reshape(a.shape[0] // accum, accum, *a.shape[1:]).swapaxes(0, 1), batch)
@@ -208,7 +229,15 @@ def accumulated_gradients(objective, params, state, key, batch: Batch, step, axi
     return (state, metrics), grads
 
 
-def update(objective: Objective, optimizer, train_state: TrainState, key: Key, batch: Batch, axis_name, accum: int):
+def update(
+    objective: Objective,
+    optimizer: optax.GradientTransformation,
+    train_state: TrainState,
+    key: Key,
+    batch: Batch,
+    axis_name: str | None,
+    accum: int,
+) -> tuple[TrainState, Metrics, Finite]:
     """One update of one objective: (train_state, metrics, finite)."""
     step, params, state, opt_state = train_state
     (state, metrics), grads = accumulated_gradients(objective, params, state, key, batch, step, axis_name, accum)

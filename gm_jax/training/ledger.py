@@ -16,6 +16,7 @@ class Ledger:
         self.unchecked: list[tuple[learning.StepOutput, Any]] = []
 
     def add(self, output: learning.StepOutput, failed: jax.Array) -> None:
+        """Notes what `learning.make_dispatch` returned beside the state."""
         self.metrics.append(output.metrics)
         self.unchecked.append((output, failed))
 

@@ -65,6 +65,7 @@ def train(config: Mapping[str, Any], workdir: Path) -> None:
 
 
 def introduce(run: Run, train_state: learning.TrainState, display: Display) -> None:
+    """Prints what is trained, on what, and where it goes."""
     data, config = run.dataset, run.config
     shape = "x".join(map(str, data.image_shape))
     count = sum(leaf.size for leaf in jax.tree.leaves(train_state.params))

@@ -21,6 +21,8 @@ AXIS = "batch"
 
 
 class Parallel(NamedTuple):
+    """How a run uses its devices."""
+
     axis_name: str | None  # what collectives of the model and the step reduce over; None where the compiler does it
     devices: int
     replicated: NamedSharding  # one logical copy on all devices
@@ -54,6 +56,7 @@ def put_rows(tree: PyTree) -> PyTree:
 
 
 def jit_parallel() -> Parallel:
+    """Batch sharded over a mesh of all devices of all hosts, the rest replicated."""
     mesh = _mesh()
     replicated = NamedSharding(mesh, PartitionSpec())
     sharded = NamedSharding(mesh, PartitionSpec(None, AXIS))
@@ -77,6 +80,7 @@ def jit_parallel() -> Parallel:
 
 
 def pmap_parallel() -> Parallel:
+    """A copy of the state and a share of the batch for each device of this host. Raises InputError on several hosts."""
     if jax.process_count() > 1:
         raise InputError("parallel=pmap runs on one host; use --config.parallel=jit for several")
     mesh = _mesh()

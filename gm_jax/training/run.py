@@ -55,6 +55,7 @@ def prepare(config: Mapping[str, Any], workdir: Path) -> Run:
 
 
 def check_numbers(settings: Mapping[str, Any], devices: int) -> None:
+    """Raises InputError for counts and periods that make no sense, and for a batch that does not split evenly."""
     for key in ("steps", "batch_size", "accum", "log_every"):
         if settings[key] < 1:
             raise InputError(f"train.{key} is {settings[key]}; it must be at least 1")

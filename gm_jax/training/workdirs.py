@@ -113,6 +113,7 @@ def hardware() -> str:
 
 
 def versions() -> dict[str, str]:
+    """Of this package and of those that numbers depend on."""
     found = {}
     for package in ("gm_jax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy"):
         with contextlib.suppress(PackageNotFoundError):  # run from a checkout that is not installed
