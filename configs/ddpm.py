@@ -36,21 +36,15 @@ def cifar10():
             "variance": "fixed_large",  # or "fixed_small"
             "clip_x0": True,
             "channels": 128,
-            "channel_multipliers": (1, 2, 2, 2),
+            "channel_multipliers": (),  # (): the paper's (1, 2, 2, 2), or as many of them as the image can be halved for
             "num_res_blocks": 2,
             "attention_resolutions": (16,),
             "dropout": 0.1,
             "remat": False,
         }
     )
-    config.optimizer.learning_rate = 2e-4
-    config.optimizer.warmup_steps = 5000
-    config.optimizer.clip_norm = 1.0
-    config.optimizer.ema_decay = 0.9999
-    config.train.steps = 800_000
-    config.train.batch_size = 128
-    config.train.sample_every = 10_000
-    config.train.checkpoint_every = 5_000
+    config.optimizer.update(learning_rate=2e-4, warmup_steps=5000, clip_norm=1.0, ema_decay=0.9999)
+    config.train.update(steps=800_000, batch_size=128, sample_every=10_000, checkpoint_every=5_000)
     return config
 
 
@@ -67,30 +61,18 @@ def digits():
         num_res_blocks=1,
         attention_resolutions=(4,),
     )
-    config.optimizer.learning_rate = 2e-3
-    config.optimizer.warmup_steps = 100
-    config.optimizer.ema_decay = 0.995
-    config.train.steps = 1200
-    config.train.log_every = 50
-    config.train.heldout_every = 250
-    config.train.sample_every = 400
-    config.train.checkpoint_every = 400
+    config.optimizer.update(learning_rate=2e-3, warmup_steps=100, ema_decay=0.995)
+    config.train.update(steps=1200, log_every=50, heldout_every=250, sample_every=400, checkpoint_every=400)
     return config
 
 
 def tiny():
     config = digits()
     config.model.update(timesteps=50, channels=8, num_res_blocks=1, channel_multipliers=(1,), attention_resolutions=())
-    config.optimizer.learning_rate = 5e-3
-    config.optimizer.warmup_steps = 10
-    config.optimizer.ema_decay = 0.9
-    config.train.steps = 100
-    config.train.batch_size = 32
-    config.train.log_every = 10
-    config.train.heldout_every = 50
-    config.train.sample_every = 50
-    config.train.samples = 16
-    config.train.checkpoint_every = 50
+    config.optimizer.update(learning_rate=5e-3, warmup_steps=10, ema_decay=0.9)
+    config.train.update(
+        steps=100, batch_size=32, log_every=10, heldout_every=50, sample_every=50, samples=16, checkpoint_every=50
+    )
     return config
 
 

@@ -29,7 +29,7 @@ from gm_jax.diffusion import samplers
 from gm_jax.diffusion.bound import variational_bound
 from gm_jax.diffusion.paths import Denoiser, Path, Time, add_noise, discrete_path, grid, target, to_x0
 from gm_jax.errors import InputError
-from gm_jax.nets.unet import AttentionBlock, SinusoidalPositionEmbeddings, UNet, check_divisible
+from gm_jax.nets.unet import AttentionBlock, SinusoidalPositionEmbeddings, UNet, check_divisible, fitting_multipliers
 
 __all__ = [
     "AttentionBlock",
@@ -42,6 +42,9 @@ __all__ = [
     "q_sample",
     "sample",
 ]
+
+
+PAPER_MULTIPLIERS = (1, 2, 2, 2)  # of the CIFAR-10 network; appendix B
 
 
 def get_beta_schedule(name: str, timesteps: int) -> Float[np.ndarray, " timesteps"]:
@@ -122,7 +125,7 @@ def make(
     variance: str = "fixed_large",
     clip_x0: bool = True,
     channels: int = 128,
-    channel_multipliers: tuple[int, ...] = (1, 2, 2, 2),
+    channel_multipliers: tuple[int, ...] = (),
     num_res_blocks: int = 2,
     attention_resolutions: tuple[int, ...] = (16,),
     dropout: float = 0.1,
@@ -135,7 +138,8 @@ def make(
       prediction: what the network tells: "eps", "x0" or "v". The loss is the mean squared error in it.
       variance: of the reverse steps, "fixed_large" (beta) or "fixed_small" (beta-tilde).
       clip_x0: clip the estimate of x0 to [-1, 1] at every step, in sampling and in the bound.
-      channels, channel_multipliers, num_res_blocks, attention_resolutions, dropout, remat: see `nets.unet.UNet`.
+      channel_multipliers: one per resolution; (): the paper's (1, 2, 2, 2), or as many of them as the image can be halved for.
+      channels, num_res_blocks, attention_resolutions, dropout, remat: see `nets.unet.UNet`.
 
     The model samples with the options `sampler` ("ancestral", the default; "ddim", "euler", "heun"), `steps` (None: T),
     `spacing` (see `paths.grid`; "nodes"), and the sampler's own (`eta` of ddim, `variance` of ancestral). Its likelihood
@@ -145,12 +149,13 @@ def make(
         raise InputError(f"unknown prediction {prediction!r}; choose eps, x0 or v")
     if variance not in ("fixed_large", "fixed_small"):
         raise InputError(f"unknown variance {variance!r}; choose fixed_large or fixed_small")
+    channel_multipliers = tuple(channel_multipliers) or fitting_multipliers(image_shape[:2], PAPER_MULTIPLIERS)
     check_divisible(image_shape[:2], channel_multipliers)
     path = discrete_path(get_beta_schedule(schedule, timesteps))
     net = UNet(
         out_channels=image_shape[-1],
         channels=channels,
-        channel_multipliers=tuple(channel_multipliers),
+        channel_multipliers=channel_multipliers,
         num_res_blocks=num_res_blocks,
         attention_resolutions=tuple(attention_resolutions),
         dropout=dropout,

@@ -167,12 +167,18 @@ def group_norm(dtype: jnp.dtype, channels: int, name: str | None = None) -> nn.G
     return nn.GroupNorm(groups, epsilon=1e-6, dtype=dtype, name=name)
 
 
+def fitting_multipliers(size: tuple[int, int], channel_multipliers: tuple[int, ...]) -> tuple[int, ...]:
+    """As many of `channel_multipliers`, from the first, as there are resolutions between which both sides can be halved."""
+    most = len(channel_multipliers)
+    fitting = next(n for n in range(most, 0, -1) if size[0] % 2 ** (n - 1) == 0 and size[1] % 2 ** (n - 1) == 0)
+    return tuple(channel_multipliers[:fitting])
+
+
 def check_divisible(size: tuple[int, int], channel_multipliers: tuple[int, ...]) -> None:
     """InputError unless both sides can be halved between the resolutions of `channel_multipliers`."""
-    halvings = len(channel_multipliers) - 1
-    possible = next(n for n in range(halvings, -1, -1) if size[0] % 2**n == 0 and size[1] % 2**n == 0)
-    if possible < halvings:
+    fitting = fitting_multipliers(size, channel_multipliers)
+    if len(fitting) < len(channel_multipliers):
         raise InputError(
-            f"images of {size[0]}x{size[1]} cannot be halved {halvings} times; take fewer channel_multipliers "
-            f"than {tuple(channel_multipliers)}, such as {','.join(map(str, channel_multipliers[: possible + 1]))}"
+            f"images of {size[0]}x{size[1]} cannot be halved {len(channel_multipliers) - 1} times; take fewer "
+            f"channel_multipliers than {tuple(channel_multipliers)}, such as {','.join(map(str, fitting))}"
         )

@@ -1,6 +1,7 @@
 """The losses on test images, with the same noise every time, so that the curve is smooth."""
 
 from collections.abc import Callable
+from functools import partial
 
 import jax
 import numpy as np
@@ -20,18 +21,18 @@ def make_heldout(
     Raw (not averaged) parameters, to be compared with the training loss. `active` names the objectives to evaluate.
     """
     devices = jax.device_count()
-    size = min(batch_size, len(images) // devices * devices)
-    size -= size % devices
+    size = min(batch_size, len(images)) // devices * devices
     count = min(len(images), HELDOUT_IMAGES) // size if size else 0
     keys = keys._replace(noise=keys.heldout)
 
-    @jax.jit
-    def losses(params, state, step, index, images, labels):
+    @partial(jax.jit, static_argnames="active")
+    def losses(params, state, step, index, images, labels, active):
         batch = learning.make_batch(keys, 0, index, images, labels, flip=False)
         values = {}
         for objective in model.objectives:
-            loss, (_, metrics) = objective.loss(params, state, keys.dropout, batch, step=step, train=False)
-            values[objective.name] = {"loss": loss, **metrics}
+            if objective.name in active:
+                loss, (_, metrics) = objective.loss(params, state, keys.dropout, batch, step=step, train=False)
+                values |= {f"heldout/{objective.name}/{term}": v for term, v in {"loss": loss, **metrics}.items()}
         return values
 
     def heldout(train_state, active):
@@ -39,10 +40,9 @@ def make_heldout(
         for i in range(count):
             rows = slice(i * size, (i + 1) * size)
             batch = put_rows((np.arange(i * size, (i + 1) * size), images[rows], None if labels is None else labels[rows]))
-            values = jax.device_get(losses(train_state.params, train_state.state, train_state.step, *batch))
-            for name in active:
-                for term, value in values[name].items():
-                    totals[f"heldout/{name}/{term}"] = totals.get(f"heldout/{name}/{term}", 0.0) + float(value) / count
+            values = jax.device_get(losses(train_state.params, train_state.state, train_state.step, *batch, active=active))
+            for name, value in values.items():
+                totals[name] = totals.get(name, 0.0) + float(value) / count
         return totals
 
     return heldout

@@ -222,7 +222,7 @@ def accumulated_gradients(
     first = jax.tree.map(lambda a: a[0], (keys, micro))
     (_, metrics), grads = jax.eval_shape(lambda xs: gradients(objective, params, state, *xs, step, axis_name), first)
     zeros = jax.tree.map(lambda a: jnp.zeros(a.shape, a.dtype), (metrics, grads))
-    # XLA's CPU backend runs convolution gradients inside a loop some fifty times slower: unroll there.
+    # Convolution gradients inside a loop are tens of times slower on a CPU (benchmarks/conv_gradient_in_loop.py): unroll.
     unroll = accum if jax.default_backend() == "cpu" else 1
     (state, totals), _ = jax.lax.scan(one, (state, zeros), (keys, micro), unroll=unroll)
     metrics, grads = jax.tree.map(lambda a: a / accum, totals)

@@ -154,7 +154,16 @@ def test_trajectory_ends_in_the_sample(model, variables):
 
 def test_image_sizes_that_the_network_cannot_halve_are_refused_at_once():
     with pytest.raises(InputError, match="channel_multipliers"):
-        ddpm.make((28, 28, 1))
+        ddpm.make((28, 28, 1), channel_multipliers=(1, 2, 2, 2))
+
+
+@pytest.mark.parametrize("image_shape, levels", [((32, 32, 3), 4), ((28, 28, 1), 3), ((8, 8, 1), 4), ((6, 10, 3), 2)])
+def test_the_paper_network_adapts_to_the_image_size(image_shape, levels):
+    example = Batch(jnp.zeros((1, *image_shape)), None, jax.random.split(jax.random.key(0), 1))
+    params = jax.eval_shape(ddpm.make(image_shape).init, jax.random.key(0), example).params["unet"]
+    assert {name[4] for name in params if name.startswith("down")} == set("0123"[:levels])
+    if image_shape == (32, 32, 3):
+        assert sum(leaf.size for leaf in jax.tree.leaves(params)) == 35_746_307
 
 
 def test_variance_of_the_model_is_the_default_of_the_sampler(variables):
