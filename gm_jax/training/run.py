@@ -47,9 +47,7 @@ def prepare(config: Mapping[str, Any], workdir: Path) -> Run:
     model = build(parallel.axis_name)
     eval_model = build(None) if parallel.axis_name else model
     optimizers = experiment.build_optimizers(config, model)
-    on_cpu = (
-        jax.default_backend() == "cpu"
-    )  # where convolution gradients in a loop are slow: benchmarks/conv_gradient_in_loop.py
+    on_cpu = jax.default_backend() == "cpu"  # loops are slow there: benchmarks/conv_gradient_in_loop.py
     steps_per_dispatch = config["train"]["steps_per_dispatch"] or (1 if on_cpu else STEPS_PER_DISPATCH)
     keys = learning.seed_keys(config["seed"])
     abstract = experiment.abstract_state(config, eval_model, optimizers, dataset.image_shape, dataset.num_classes)
