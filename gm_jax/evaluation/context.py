@@ -4,8 +4,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from gm_jax.batching import Progress, map_batches
 from gm_jax.core import Model, PyTree, Variables
-from gm_jax.evaluation.batching import Progress, map_batches
 
 
 class Context(NamedTuple):

@@ -8,9 +8,9 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Int, UInt8
 
+from gm_jax.batching import Progress, batches
 from gm_jax.core import Model, Variables
 from gm_jax.errors import InputError
-from gm_jax.evaluation.batching import Progress, batches
 from gm_jax.images import to_uint8
 
 

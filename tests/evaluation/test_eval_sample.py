@@ -15,7 +15,7 @@ from gm_jax.images import to_uint8
 DRAW_ELSEWHERE = """
 import sys, jax, numpy as np
 from conftest import toy_model, toy_variables
-from gm_jax.evaluation.batching import map_batches
+from gm_jax.batching import map_batches
 from gm_jax.evaluation.sample import sample
 assert jax.local_device_count() == 8
 x = sample(toy_model(), toy_variables(), n=11, seed=3, batch_size=5)

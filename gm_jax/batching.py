@@ -9,13 +9,14 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from gm_jax.core import PyTree, Variables
+from gm_jax.devices import inference_jit
 
 Progress = Callable[[int, int], None]  # (examples done, examples in all)
 
 
 def batches(
     fn: Callable[..., PyTree],
-    variables: Variables,
+    variables: Variables | PyTree,
     n: int,
     *rows: Any,
     seed: int = 0,
@@ -37,11 +38,16 @@ def batches(
 
     root, apply = jax.device_put(jax.random.key(seed), replicated), _compiled(fn)
 
-    for start in range(0, n, size):
+    def dispatch(start):
         indices = np.minimum(np.arange(start, start + size), n - 1)
-        batch = jax.device_put((indices, _take(rows, indices)), split)
+        return apply(variables, root, *jax.device_put((indices, _take(rows, indices)), split))
+
+    running = dispatch(0) if n else None
+    for start in range(0, n, size):
         done = min(start + size, n)
-        yield _take(jax.device_get(apply(variables, root, *batch)), slice(done - start))
+        following = dispatch(done) if done < n else None  # the device works on it while the caller looks at this one
+        yield _take(jax.device_get(running), slice(done - start))
+        running = following
         if progress is not None:
             progress(done, n)
 
@@ -53,7 +59,7 @@ def _compiled(fn: Callable[..., PyTree]) -> Callable[..., PyTree]:
     def apply(variables, root, indices, rows):
         return fn(variables, jax.vmap(jax.random.fold_in, (None, 0))(root, indices), *rows)
 
-    return jax.jit(apply)
+    return inference_jit(apply)
 
 
 def map_batches(*args: Any, **kwargs: Any) -> PyTree:
