@@ -1,4 +1,4 @@
-# make demo: train a model on a CPU and look at its samples.   make test: what a change must pass.
+# make demo: train a model on a CPU and report on it.   make test: what a change must pass.
 PYTHON ?= python3
 BIN := .venv/bin
 # The tested set is for Python 3.11; a newer Python resolves the bounds of pyproject.toml freely. Read when .venv exists.
@@ -9,7 +9,7 @@ CONSTRAINTS = $(shell $(BIN)/python -c 'import sys; print("-c constraints.txt" *
 demo: .venv/.installed
 	$(BIN)/python train.py --config configs/ddpm.py:digits --workdir runs/demo
 	$(BIN)/python eval.py --workdir runs/demo --tasks=samples,denoising,likelihood
-	@echo "Pictures: $(CURDIR)/runs/demo"
+	$(BIN)/python -m gm_jax.report runs/demo --out runs/report
 
 test: lint
 	$(BIN)/python -m pytest -q -n 2

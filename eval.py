@@ -1,4 +1,4 @@
-"""Evaluates a trained model: python eval.py --workdir DIR --tasks=samples,... (see --help)."""
+"""Evaluates a trained model, or images of any origin: python eval.py --workdir DIR (see --help)."""
 
 from gm_jax.cli import eval_main
 

@@ -50,11 +50,17 @@ def base() -> ConfigDict:
                 "samples": 64,  # images in that grid
                 "checkpoint_every": 5000,  # the newest ones are kept
                 "keep_every": 0,  # checkpoints kept for good, for curves; 0 = off
+                "proxy_every": 0,  # distance of a few samples to the training images; 0 = off
+                "proxy_n": 256,  # samples that it is measured on
                 "init_from": "",  # parts of other runs to start from: "state/teacher=WORKDIR:ema,..."
             },
             "eval": {
                 "n": 0,  # images; 0 = each task's own default
                 "batch_size": 256,
+                "extractor": "auto",  # auto | inception | inception768 ... | classifier | work directory of a classifier
+                "inception": "",  # weights file; empty: the environment's GM_JAX_INCEPTION, or the download
+                "reference": "train",  # split that samples are held against: train | test
+                "sets": 1,  # of n samples each; metrics are then means over the sets
                 "sample": {},  # options of the model's sampler, such as steps
                 "likelihood": {},  # options of its likelihoods, such as full (ddpm) or samples (vae)
             },

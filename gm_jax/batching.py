@@ -20,15 +20,16 @@ def batches(
     n: int,
     *rows: Any,
     seed: int = 0,
+    first: int = 0,
     batch_size: int = 256,
     progress: Progress | None = None,
 ) -> Iterator[PyTree]:
     """Yields `fn(variables, keys, *rows)` as NumPy arrays, batch by batch, for n examples in order.
 
-    `rows` are NumPy arrays of length n (or None), `keys[i] = fold_in(key(seed), i)` with i the example's index among the n, so
-    that what an example gets depends neither on the batch size nor on the device count. `fn` is compiled once; its results
-    must have the batch as leading axis. `batch_size` is rounded up to a multiple of the local device count; the last batch is
-    filled up with repetitions of the last example, which are cut off again.
+    `rows` are NumPy arrays of length n (or None). The examples are first, first + 1, ...; example i has the key
+    `fold_in(key(seed), i)`, so that what it gets depends neither on the batch size nor on the device count. `fn` is compiled
+    once; its results must have the batch as leading axis. `batch_size` is rounded up to a multiple of the local device count;
+    the last batch is filled up with repetitions of the last example, which are cut off again.
     """
     devices = jax.local_devices()
     size = -(-min(batch_size, n) // len(devices)) * len(devices)
@@ -40,7 +41,7 @@ def batches(
 
     def dispatch(start):
         indices = np.minimum(np.arange(start, start + size), n - 1)
-        return apply(variables, root, *jax.device_put((indices, _take(rows, indices)), split))
+        return apply(variables, root, *jax.device_put((first + indices, _take(rows, indices)), split))
 
     running = dispatch(0) if n else None
     for start in range(0, n, size):

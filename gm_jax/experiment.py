@@ -19,8 +19,12 @@ from gm_jax.training import learning, workdirs
 from gm_jax.training.checkpoints import Checkpoints
 
 MODELS = {
+    "classifier": "gm_jax.models.classifier",
     "ddpm": "gm_jax.models.ddpm",
+    "mmd_vae": "gm_jax.models.mmd_vae",
+    "ncsn": "gm_jax.models.ncsn",
     "vae": "gm_jax.models.vae",
+    "vqvae": "gm_jax.models.vqvae",
 }
 
 OPTIMIZERS: dict[str, Callable[[Mapping[str, Any]], optax.GradientTransformation]] = {

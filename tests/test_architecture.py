@@ -119,7 +119,7 @@ def test_a_violation_is_found(module, source):
     [
         ("gm_jax.diffusion.samplers", "from gm_jax.diffusion.paths import Path\nfrom gm_jax.core import Key\nimport jax"),
         ("gm_jax.models.vae", "from gm_jax.nets import resnet\nfrom gm_jax.core import Model"),
-        ("gm_jax.cli", "from ml_collections import ConfigDict\nfrom gm_jax.training import loop"),
+        ("gm_jax.cli.config", "from ml_collections import ConfigDict\nfrom configs.common import base"),
         ("gm_jax.data.tfds", "def f():\n    import tensorflow_datasets as tfds"),
         ("gm_jax.metrics.fid", "import torch_fidelity_is_another_name\nfrom . import statistics"),
     ],

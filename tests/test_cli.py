@@ -10,8 +10,10 @@ import pytest
 
 import gm_jax.evaluation
 import gm_jax.training
+from configs.common import base
 from gm_jax import cli
 from gm_jax.errors import InputError
+from gm_jax.training import workdirs
 
 ROOT = pathlib.Path(__file__).parents[1]
 CONFIG = """
@@ -196,14 +198,17 @@ def test_a_bug_keeps_its_traceback(train):
 def run_dir(tmp_path, monkeypatch):
     """A work directory, with the modules that evaluate it replaced by ones that record the context."""
     config = {"data": {"name": "digits", "dir": ""}, "train": {"steps": 5}, "model": {"name": "toy"}}
-    config["eval"] = {"n": 0, "batch_size": 8, "sample": {"steps": 10}, "likelihood": {}}
+    config["eval"] = {"n": 0, "batch_size": 8, "sample": {"steps": 10}, "likelihood": {}}  # trained before eval.extractor was
     (tmp_path / "config.json").write_text(json.dumps({"config": config}))
     contexts = []
 
     def evaluate(names, context):
         contexts.append((list(names), context))
-        metric = {"value": 2.5, "n": 3, "stderr": 0.25}
-        return {"metrics": {"loss": metric}, "pictures": {"samples.png": {}}, "skipped": {}}
+        metrics = {
+            "loss": {"value": 2.5, "n": 3, "stderr": 0.25, "weights": "raw", "step": 5},
+            "kid_floor": {"value": 1.5, "n": 4, "std": 0.5, "weights": None, "step": None},
+        }
+        return {"metrics": metrics, "pictures": {"samples.png": {}}, "skipped": {}}
 
     tasks = types.SimpleNamespace(Context=types.SimpleNamespace, help_text=lambda: "samples  a grid", run=evaluate)
 
@@ -234,12 +239,30 @@ def test_eval_passes_flags_and_overrides(run_dir, capsys):
     assert (context.n, context.batch_size, context.weights, context.seed, context.step) == (3, 2, "raw", 4, 5)
     out = capsys.readouterr().out
     assert "loss: 2.5 +- 0.25 (n=3, raw weights of step 5)" in out and f"{run_dir.path}/samples.png\n" in out
+    assert "kid_floor: 1.5 +- 0.5 (n=4, real images)" in out
 
 
 def test_eval_defaults_come_from_the_config(run_dir):
-    assert cli.eval_main([f"--workdir={run_dir.path}", "--tasks=samples"]) == 0
-    [(_, context)] = run_dir.contexts
+    assert cli.eval_main([f"--workdir={run_dir.path}"]) == 0
+    [(names, context)] = run_dir.contexts
+    assert names == ["all"]
     assert (context.n, context.batch_size, context.weights, context.out) == (None, 8, "ema", run_dir.path)
+
+
+def test_fields_that_a_run_was_trained_without_have_their_defaults(run_dir):
+    assert cli.eval_main([f"--workdir={run_dir.path}", "--config.eval.reference=test", "--config.eval.sets=3"]) == 0
+    [(_, context)] = run_dir.contexts
+    judging = {"extractor": "auto", "inception": "", "reference": "test", "sets": 3}
+    assert judging.items() <= context.judging.items()
+    assert context.judging["batch_size"] == 8 and context.options == {"steps": 10}  # the run's own remain
+
+
+def test_a_run_from_before_those_fields_is_resumed(tmp_path):
+    config = base().to_dict()
+    old = {**config, "eval": {"n": 0}, "train": {k: v for k, v in config["train"].items() if not k.startswith("proxy")}}
+    record = workdirs.Record(old, (8, 8, 1), 10, 1501, 100, {}, "cpu", {})
+    workdirs.write(tmp_path, record)
+    assert workdirs.check(tmp_path, record._replace(config=config))
 
 
 @pytest.mark.parametrize(
@@ -247,7 +270,7 @@ def test_eval_defaults_come_from_the_config(run_dir):
     [
         (["--tasks=samples", "--workdir=."], ["config.json", "--workdir"]),
         (["--tasks=samples"], ["--workdir"]),
-        (["--workdir=RUN"], ["--tasks=help"]),
+        ([], ["--workdir", "--images", "--reference"]),
         (["--workdir=RUN", "--tasks=samples", "--weights=best"], ["'best'", "ema", "raw"]),
         (["--workdir=RUN", "--tasks=samples", "--n=0"], ["'0'", "1 or more"]),
         (["--workdir=RUN", "--tasks=samples", "--task=x"], ["--task", "--tasks"]),

@@ -1,18 +1,14 @@
 """`folder:/path`: a folder of image files, class = subfolder."""
 
 import hashlib
-import os
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image
 
+from gm_jax import image_files
 from gm_jax.data.dataset import Dataset, as_images, as_labels
 from gm_jax.errors import InputError
-
-EXTENSIONS = frozenset({".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"})
-MODES = {1: "L", 3: "RGB", 4: "RGBA"}  # number of channels -> Pillow's name
 
 
 def load(path: str, resize: int = 0) -> Dataset:
@@ -64,14 +60,7 @@ def _splits(root: Path) -> tuple[Files, Files]:
 
 
 def _list(split: Path) -> Files:
-    names = []
-    for folder, subfolders, files in os.walk(split, followlinks=True):
-        subfolders[:] = [subfolder for subfolder in subfolders if not subfolder.startswith(".")]  # prunes the walk
-        names += [Path(folder, file).relative_to(split) for file in files if not file.startswith(".")]
-    names = [name for name in names if name.suffix.lower() in EXTENSIONS]
-    if not names:
-        raise InputError(f"no images in {split}; known are {', '.join(sorted(EXTENSIONS))}")
-    return [(split, name) for name in sorted(names, key=lambda name: name.as_posix())]
+    return [(split, name) for name in image_files.find(split)]
 
 
 def _classes(files: Files) -> tuple[str, ...] | None:
@@ -83,54 +72,22 @@ def _classes(files: Files) -> tuple[str, ...] | None:
 
 
 def _read_all(paths: list[Path], resize: int) -> np.ndarray:
-    with ThreadPoolExecutor() as pool:  # Pillow decodes outside Python's lock
-        images = list(pool.map(lambda path: _read(path, resize), paths))
+    images = image_files.read_all(paths, lambda image: image_files.pixels(_square(image, resize) if resize else image))
     if resize:
         channels = max(image.shape[-1] for image in images)
         images = [_with_channels(image, channels) for image in images]
-    for path, image in zip(paths, images, strict=True):
-        if image.shape != images[0].shape:
-            raise InputError(
-                f"{paths[0]} is {_describe(images[0])} but {path} is {_describe(image)}; "
-                "make them alike, or set data.resize to the side of the square that all shall become"
-            )
-    return np.stack(images)
+    remedy = "make them alike, or set data.resize to the side of the square that all shall become"
+    return image_files.stack(paths, images, remedy)
 
 
-def _read(path: Path, resize: int) -> np.ndarray:
-    try:
-        with Image.open(path) as file:
-            image = _to_known_mode(ImageOps.exif_transpose(file))
-    except Exception as error:  # Pillow's decoders raise exceptions of many kinds for a damaged file
-        reason = str(error).partition("\n")[0] or type(error).__name__
-        raise InputError(f"cannot decode {path} ({reason}); repair or remove it") from error
-    if resize:
-        side = min(image.size)
-        left, top = (image.width - side) // 2, (image.height - side) // 2
-        image = image.crop((left, top, left + side, top + side)).resize((resize, resize), Image.Resampling.BICUBIC)
-    return np.asarray(image).reshape(image.height, image.width, -1)
-
-
-def _to_known_mode(image: Image.Image) -> Image.Image:
-    image.load()
-    if image.mode in MODES.values():
-        return image
-    if image.mode.startswith("I;16"):
-        return Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
-    if image.mode in ("I", "F"):
-        raise ValueError(f"32-bit pixels ({image.mode}) have no known range")
-    if image.mode == "1":
-        return image.convert("L")
-    return image.convert("RGBA" if image.has_transparency_data else "RGB")
+def _square(image: Image.Image, side: int) -> Image.Image:
+    crop = min(image.size)
+    left, top = (image.width - crop) // 2, (image.height - crop) // 2
+    return image.crop((left, top, left + crop, top + crop)).resize((side, side), Image.Resampling.BICUBIC)
 
 
 def _with_channels(image: np.ndarray, channels: int) -> np.ndarray:
     if image.shape[-1] == channels:
         return image
     grey_or_rgb = image[..., 0] if image.shape[-1] == 1 else image
-    return np.asarray(Image.fromarray(grey_or_rgb).convert(MODES[channels]))
-
-
-def _describe(image: np.ndarray) -> str:
-    height, width, channels = image.shape
-    return f"{width}x{height} {MODES[channels]}"
+    return np.asarray(Image.fromarray(grey_or_rgb).convert(image_files.MODES[channels]))

@@ -17,7 +17,7 @@ from typing import NamedTuple
 import numpy as np
 
 from gm_jax.data.dataset import Dataset, as_images, as_labels
-from gm_jax.data.download import download
+from gm_jax.download import download
 from gm_jax.errors import InputError
 
 CIFAR10_CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")

@@ -62,6 +62,20 @@ def discrete_path(betas: Float[np.ndarray, " T"]) -> Path:
     return _table_path(alphas=np.exp(log_alpha_bar / 2), sigmas=np.sqrt(-np.expm1(log_alpha_bar)))
 
 
+def geometric_path(sigma_min: float, sigma_max: float, levels: int) -> Path:
+    """The noise levels of Song & Ermon 2019, section 4: alpha = 1, sigma(1..levels) a geometric sequence that ascends with t.
+
+    sigma(0) = 0; between the nodes sigma is linear, as in every table. Raises ValueError unless 0 < sigma_min < sigma_max and
+    there are at least two levels.
+    """
+    if not 0 < sigma_min < sigma_max:
+        raise ValueError(f"sigma_min={sigma_min:g} and sigma_max={sigma_max:g} must satisfy 0 < sigma_min < sigma_max")
+    if levels < 2:
+        raise ValueError(f"a sequence of noise levels needs at least 2, not {levels}")
+    sigmas = np.append(0.0, np.geomspace(sigma_min, sigma_max, levels))
+    return _table_path(np.ones_like(sigmas), sigmas)
+
+
 def _table_path(alphas: np.ndarray, sigmas: np.ndarray) -> Path:
     T = len(alphas) - 1
 

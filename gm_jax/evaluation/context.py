@@ -7,6 +7,8 @@ from typing import Any, NamedTuple
 from gm_jax.batching import Progress, map_batches
 from gm_jax.core import Model, PyTree, Variables
 
+JUDGING = {"inception": "", "extractor": "auto", "reference": "train", "sets": 1}
+
 
 class Context(NamedTuple):
     """A trained model, the data to compare it with, and how to go about it."""
@@ -22,7 +24,9 @@ class Context(NamedTuple):
     step: int = 0  # the training step they come from
     options: Mapping[str, Any] = {}  # keyword options of model.sample and model.trajectory
     likelihood_options: Mapping[str, Any] = {}  # keyword options of the model's likelihoods
-    progress: Progress | None = None  # called with (done, total)
+    judging: Mapping[str, Any] = JUDGING  # how samples are compared with real images: config.eval
+    progress: Progress | None = None  # called with (done, total) by the task at work
+    stage: Callable[[str], Progress] = lambda name: lambda done, total: None  # a progress of its own for a part of a task
     model_name: str = "this model"
 
     def map(self, fn: Callable[..., PyTree], n: int, *rows: Any) -> PyTree:
@@ -45,3 +49,6 @@ class Task(NamedTuple):
     needs: tuple[str, ...] = ()  # keys of gm_jax.evaluation.tasks.NEEDS
     images_per_n: int = 0  # test images that one of the n takes
     sampler: bool = False  # does context.options bear on the result?
+    judges: bool = False  # does it look through an extractor?
+    scales: bool = False  # is a larger n a better measurement?
+    default_n: Callable[[Context], int] | None = None  # instead of `n`, where it depends on the data and the device

@@ -104,7 +104,7 @@ def interpolation(context: Context) -> dict[str, Any]:
     first, second = pairs[0::2], pairs[1::2]
     steps = context.map(between, context.n, first, second)
     rows = np.concatenate([first[:, None], steps, second[:, None]], axis=1)
-    images.save_png(context.out / "interpolation.png", _grid_of_rows(rows))
+    images.save_png(context.out / "interpolation.png", grid_of_rows(rows))
     return {"pictures": ["interpolation.png"]}
 
 
@@ -119,7 +119,7 @@ def denoising(context: Context) -> dict[str, Any]:
     x = context.map(draw, context.n)
     last = x.shape[1] - 1
     shown = np.unique(np.linspace(0, last, min(STRIP_FRAMES, last + 1)).round().astype(int))
-    images.save_png(context.out / "denoising.png", _grid_of_rows(x[:, shown]))
+    images.save_png(context.out / "denoising.png", grid_of_rows(x[:, shown]))
     images.save_gif(context.out / "denoising.gif", np.stack([_grid(x[:, i]) for i in range(x.shape[1])]))
     return {"pictures": ["denoising.png", "denoising.gif"]}
 
@@ -128,7 +128,7 @@ def _grid(tiles: np.ndarray, columns: int | None = None) -> np.ndarray:
     return images.grid(tiles, columns, scale=math.ceil(TILE / min(tiles.shape[1:3])))
 
 
-def _grid_of_rows(rows: np.ndarray) -> np.ndarray:
+def grid_of_rows(rows: np.ndarray) -> np.ndarray:
     """[row, column, H, W, C] as a grid."""
     return _grid(rows.reshape(-1, *rows.shape[2:]), columns=rows.shape[1])
 
@@ -138,4 +138,4 @@ def _pairs_of_rows(above: np.ndarray, below: np.ndarray, columns: int = 8) -> np
     columns = min(columns, len(above))
     empty = np.full((-len(above) % columns, *above.shape[1:]), images.BACKGROUND, np.uint8)
     above, below = (np.concatenate([x, empty]).reshape(-1, columns, *x.shape[1:]) for x in (above, below))
-    return _grid_of_rows(np.stack([above, below], axis=1).reshape(-1, columns, *above.shape[2:]))
+    return grid_of_rows(np.stack([above, below], axis=1).reshape(-1, columns, *above.shape[2:]))

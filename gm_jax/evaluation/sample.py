@@ -1,7 +1,7 @@
 """Draws samples from a model as uint8 images."""
 
 import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import jax.numpy as jnp
@@ -14,7 +14,7 @@ from gm_jax.errors import InputError
 from gm_jax.images import to_uint8
 
 
-def sample(
+def sample_batches(
     model: Model,
     variables: Variables,
     n: int,
@@ -23,23 +23,29 @@ def sample(
     labels: Int[np.ndarray, " n"] | None = None,
     options: Mapping[str, Any] | None = None,
     progress: Progress | None = None,
-) -> UInt8[np.ndarray, "n height width channel"]:
-    """n samples as uint8 images. Sample i is drawn with the key `fold_in(key(seed), i)`.
+    first: int = 0,
+) -> Iterator[UInt8[np.ndarray, "batch height width channel"]]:
+    """n samples as uint8 images, batch by batch, those of indices first, first + 1, ...
 
-    So sample i is the same image, within one level, whatever n, the batch size and the device count. `options` go to
-    `model.sample` (sampler, steps ...), which raises on one that it does not know. The work is spread over the local
-    devices, and `progress(done, n)` is called after every batch. Raises InputError as soon as a pixel is not finite.
+    Sample i is drawn with the key `fold_in(key(seed), i)`: it is the same image, within one level, whatever n, the batch size
+    and the device count. `options` go to `model.sample` (sampler, steps ...), which raises on one that it does not know. The
+    work is spread over the local devices, which draw the next batch while the caller looks at this one; `progress(done, n)` is
+    called after every batch. Raises InputError as soon as a pixel is not finite.
     """
     draw = _draw(model, tuple(sorted((options or {}).items())))
-    parts = []
-    for images, finite in batches(draw, variables, n, labels, seed=seed, batch_size=batch_size, progress=progress):
+    settings = {"seed": seed, "first": first, "batch_size": batch_size, "progress": progress}
+    for images, finite in batches(draw, variables, n, labels, **settings):
         if not finite.all():
             raise InputError(
                 f"{(~finite).sum()} of {len(finite)} samples hold NaN or infinite pixels; "
                 "try other sampling options, the other weights (ema or raw) or an earlier checkpoint"
             )
-        parts.append(images)
-    return np.concatenate(parts)
+        yield images
+
+
+def sample(*args: Any, **kwargs: Any) -> UInt8[np.ndarray, "n height width channel"]:
+    """The samples of `sample_batches` (which see, for the arguments) in one array."""
+    return np.concatenate(list(sample_batches(*args, **kwargs)))
 
 
 @functools.lru_cache(maxsize=8)

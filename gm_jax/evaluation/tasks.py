@@ -6,9 +6,11 @@ from pathlib import Path
 from typing import Any
 
 from gm_jax.errors import InputError
-from gm_jax.evaluation import pictures, results
+from gm_jax.evaluation import extractors, pictures, results
 from gm_jax.evaluation.context import Context, Task
 from gm_jax.evaluation.likelihood import likelihood
+from gm_jax.evaluation.neighbours import neighbours
+from gm_jax.evaluation.quality import default_n, quality
 
 NEEDS = {  # what a task may ask of a model -> whether the model has it
     "encoder": lambda c: c.model.encode is not None,
@@ -45,7 +47,30 @@ TASKS = {
         sampler=True,
     ),
     "likelihood": Task(
-        likelihood, "negative log-likelihood of n test images, nats and bits/dim", 256, ("likelihood",), images_per_n=1
+        likelihood,
+        "negative log-likelihood of n test images, nats and bits/dim",
+        256,
+        ("likelihood",),
+        images_per_n=1,
+        scales=True,
+    ),
+    "quality": Task(
+        quality,
+        "Frechet distance, KID, precision, recall ... of n samples, and of real images",
+        1000,
+        sampler=True,
+        judges=True,
+        scales=True,
+        default_n=default_n,
+    ),
+    "neighbours": Task(
+        neighbours,
+        "n samples beside the nearest training images, by pixels and by features",
+        12,
+        _PICTURE,
+        images_per_n=1,
+        sampler=True,
+        judges=True,
     ),
 }
 
@@ -59,10 +84,10 @@ def help_text() -> str:
 def run(names: Sequence[str], context: Context) -> dict[str, Any]:
     """Runs tasks in order and merges what they measured into `context.out`/results.json after each.
 
-    "all" stands for every task that the model can do. Returns what this run wrote: {"metrics": {name: entry}, "pictures":
-    {file: entry}, "skipped": {task: why}}, where only "all" skips. Raises InputError, before anything is computed, for an
-    unknown task, one that the model cannot do, an n beyond the test split, sampling options that the model refuses, and an
-    output folder or results.json that cannot be used.
+    "all" stands for every task that the model can do; n then holds for those that scale only. Returns what this run wrote:
+    {"metrics": {name: entry}, "pictures": {file: entry}, "skipped": {task: why}}, where only "all" skips. Raises InputError,
+    before anything is computed, for an unknown task, one that the model cannot do, an n beyond the test split, sampling options
+    that the model refuses, and an output folder or results.json that cannot be used.
     """
     everything = "all" in names
     tasks = {name: _find(name) for name in (TASKS if everything else dict.fromkeys(names))}
@@ -73,14 +98,22 @@ def run(names: Sequence[str], context: Context) -> dict[str, Any]:
         name, why = next(iter(obstacles.items()))
         can_do = [name for name, task in TASKS.items() if not _obstacle(task, context)]
         raise InputError(f"cannot do task {name}: {why}; it can do: {', '.join(can_do) or 'none'}")
-    contexts = {name: context._replace(n=_count(name, tasks[name], context)) for name in tasks if name not in obstacles}
+    if any(task.judges for name, task in tasks.items() if name not in obstacles):
+        try:
+            extractors.choose(context.judging, context.dataset)
+        except InputError as error:
+            if not everything:
+                raise
+            obstacles |= {name: str(error) for name, task in tasks.items() if task.judges}
+    counts = {name: _count(name, task, context, everything) for name, task in tasks.items() if name not in obstacles}
+    contexts = {name: context._replace(n=n) for name, n in counts.items()}
     if any(tasks[name].sampler for name in contexts):
         _check_options(context)
     path = _check_output(context)
 
     written: dict[str, Any] = {"metrics": {}, "pictures": {}, "skipped": obstacles}
     for name, task_context in contexts.items():
-        measured = dict(tasks[name].fn(task_context))
+        measured = dict(tasks[name].fn(task_context._replace(progress=task_context.stage(name))))
         origin = results.provenance(task_context, name, tasks[name])
         files = dict.fromkeys(measured.pop("pictures", []), origin)
         metrics = {metric: origin | entry for metric, entry in measured.items()}
@@ -103,17 +136,19 @@ def _obstacle(task: Task, context: Context) -> str | None:
     return f"{context.model_name} has no {missing}" if missing else None
 
 
-def _count(name: str, task: Task, context: Context) -> int:
-    """n, checked against the test split; the default gives way to a small split, the user's number does not."""
+def _count(name: str, task: Task, context: Context, everything: bool) -> int:
+    """n, checked against the test split; a default gives way to a small split, the user's number does not, unless to "all"."""
     if context.n is not None and context.n < 1:
         raise InputError(f"n is {context.n}; give at least 1")
+    asked = context.n if task.scales or not everything else None
+    default = task.default_n(context) if task.default_n else task.n
     if not task.images_per_n:
-        return context.n or task.n
+        return asked or default
     images = len(context.dataset.x_test)
     most = images // task.images_per_n
-    if most < 1 or (context.n or 0) > most:
-        raise InputError(f"task {name}: the test split has {images} images, enough for n={most}; n={context.n or task.n} asked")
-    return context.n or min(task.n, most)
+    if most < 1 or ((asked or 0) > most and not everything):
+        raise InputError(f"task {name}: the test split has {images} images, enough for n={most}; n={asked or task.n} asked")
+    return min(asked or default, most)
 
 
 def _check_options(context: Context) -> None:

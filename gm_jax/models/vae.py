@@ -14,60 +14,31 @@ Scaling `beta` by c and scaling sigma^2 (`likelihood_variance`) by c have the sa
 the generative model: the likelihood of an image depends on it, and never on beta. So log p(x|z) keeps its constant.
 """
 
-from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
-from jax import Array
-from jax.scipy.special import logsumexp
-from jaxtyping import Float
+from jaxtyping import Array, Float
 
-from gm_jax.core import Batch, DiagonalGaussian, Key, Likelihood, Model, Objective, PyTree, Variables, batch_mean
-from gm_jax.diffusion.discretized import discretized_gaussian_log_prob
+from gm_jax.core import Batch, Key, Model, Objective, Variables, batch_mean
 from gm_jax.errors import InputError
-from gm_jax.images import to_float
-from gm_jax.nets.resnet import Decoder, Encoder, default_multipliers, lowest_grid
+from gm_jax.nets.resnet import resnet_autoencoder
+from gm_jax.variational import (
+    bounds,
+    elbo,
+    gaussian_kl,
+    gaussian_log_prob,
+    gaussian_posterior,
+    latent_model,
+    reparameterize,
+)
+from gm_jax.variational import (
+    iwae as iwae,
+)
 
 OPTIMAL = "optimal"
 VARIANCE_DECAY = 0.99  # of the running mean that evaluation uses, per training step
 MIN_VARIANCE = 1 / 255**2  # half a uint8 level in [-1, 1]: a finer density says nothing about uint8 images
-
-
-def gaussian_kl(mean: Float[Array, "batch latent"], logvar: Float[Array, "batch latent"]) -> Float[Array, "batch latent"]:
-    """KL(N(mean, exp(logvar)) || N(0, 1)) of every latent dimension, in nats (Kingma & Welling 2013, appendix B)."""
-    return 0.5 * (mean**2 + jnp.expm1(logvar) - logvar)
-
-
-def gaussian_log_prob(
-    x: Float[Array, "batch *dims"], mean: float | Float[Array, "..."], variance: float | Float[Array, "..."]
-) -> Float[Array, " batch"]:
-    """log N(x; mean, variance) in nats, with its constant, summed over all but the first axis.
-
-    `mean` and `variance` broadcast to x.
-    """
-    density = -0.5 * ((x - mean) ** 2 / variance + jnp.log(2 * jnp.pi * variance))
-    return density.sum(range(1, density.ndim))
-
-
-def reparameterize(
-    keys: Key, mean: Float[Array, "batch latent"], logvar: Float[Array, "batch latent"]
-) -> Float[Array, "batch latent"]:
-    """z ~ N(mean, diag(exp(logvar))), differentiable in both, one key per example (Kingma & Welling 2013, section 2.4)."""
-    return mean + jnp.exp(0.5 * logvar) * _normal(keys, mean.shape[1])
-
-
-def elbo(log_likelihood: Float[Array, " batch"], kl: Float[Array, "batch latent"]) -> Float[Array, " batch"]:
-    """E_q[log p(x|z)] - KL(q(z|x) || p(z)) <= log p(x), in nats (Kingma & Welling 2013, eq. 3)."""
-    return log_likelihood - kl.sum(1)
-
-
-def iwae(log_weights: Float[Array, "k batch"]) -> Float[Array, " batch"]:
-    """log mean_k w_k, in nats, from log w_k = log p(x, z_k) - log q(z_k|x) with z_k ~ q(z|x) (Burda et al. 2015, eq. 8).
-
-    In expectation: the ELBO at k = 1, rising with k, never above log p(x).
-    """
-    return logsumexp(log_weights, axis=0) - jnp.log(len(log_weights))
 
 
 def free_bits(kl: Float[Array, "batch latent"], min_nats: float, axis_name: str | None = None) -> Float[Array, ""]:
@@ -76,42 +47,6 @@ def free_bits(kl: Float[Array, "batch latent"], min_nats: float, axis_name: str 
     The maximum is taken after the mean over the (global) batch, so that single images may still use less.
     """
     return jnp.maximum(batch_mean(kl, axis_name), min_nats).sum()
-
-
-class Autoencoder(NamedTuple):
-    """An encoder and a decoder as pure functions of their parameters."""
-
-    init: Callable[[Key, Array], PyTree]  # (key, x) -> params, in the groups "encoder" and "decoder"
-    posterior: Callable[[PyTree, Array], DiagonalGaussian]  # (params, x) -> q(z|x)
-    decode: Callable[[PyTree, Array], Array]  # (params, z) -> mean of p(x|z), unbounded
-
-
-def resnet_autoencoder(
-    image_shape: Sequence[int],
-    latent_dim: int,
-    channels: int,
-    channel_multipliers: Sequence[int],
-    num_blocks: int,
-    dtype: jnp.dtype = jnp.float32,
-) -> Autoencoder:
-    """Encoder and decoder of `nets.resnet`. Raises InputError where the image cannot be halved once per multiplier."""
-    multipliers = tuple(channel_multipliers or default_multipliers(image_shape))
-    lowest_grid(image_shape, multipliers)
-    encoder = Encoder(2 * latent_dim, channels, multipliers, num_blocks, dtype)
-    decoder = Decoder(tuple(image_shape), channels, multipliers, num_blocks, dtype)
-
-    def init(key, x):
-        encoder_key, decoder_key = jax.random.split(key)
-        z = jnp.zeros((1, latent_dim))
-        return {"encoder": encoder.init(encoder_key, x[:1])["params"], "decoder": decoder.init(decoder_key, z)["params"]}
-
-    def posterior(params, x):
-        return DiagonalGaussian(*jnp.split(encoder.apply({"params": params["encoder"]}, x), 2, axis=1))
-
-    def decode(params, z):
-        return decoder.apply({"params": params["decoder"]}, z)
-
-    return Autoencoder(init, posterior, decode)
 
 
 def make(
@@ -142,46 +77,30 @@ def make(
     Raises InputError for values out of range, for images that cannot be halved once per multiplier, and for labels.
     """
     _check(likelihood_variance, beta=beta, kl_warmup_steps=kl_warmup_steps, free_bits=free_bits)
-    net = resnet_autoencoder(image_shape, latent_dim, channels, channel_multipliers, num_blocks, dtype)
-    optimal = likelihood_variance == OPTIMAL
+    net = resnet_autoencoder(image_shape, latent_dim, 2 * latent_dim, channels, channel_multipliers, num_blocks, dtype)
+    posterior = gaussian_posterior(net.encode)
+    loss = _loss(posterior, net.decode, beta, likelihood_variance, kl_warmup_steps, free_bits, axis_name)
 
     def init(key: Key, batch: Batch) -> Variables:
         # an untrained decoder returns zero: its mean squared error is the mean square
-        state = {"likelihood_variance": jnp.mean(batch.x**2)} if optimal else {}
+        state = {"likelihood_variance": jnp.mean(batch.x**2)} if likelihood_variance == OPTIMAL else {}
         return Variables(net.init(key, batch.x), state)
 
-    def posterior(variables: Variables, x, labels=None) -> DiagonalGaussian:
-        _no_labels(labels)
-        return net.posterior(variables.params, x)
-
-    def encode(variables: Variables, keys: Key, x, labels=None):
-        return reparameterize(keys, *posterior(variables, x, labels))
-
-    def decode(variables: Variables, keys: Key, z, labels=None):
-        del keys  # the mean is decoded, nothing is drawn
-        _no_labels(labels)
-        return jnp.clip(net.decode(variables.params, z), -1, 1)
-
-    def sample(variables: Variables, keys: Key, labels=None):
-        return decode(variables, keys, _normal(keys, latent_dim), labels)
-
-    return Model(
-        init=init,
-        objectives=(Objective("vae", _loss(net, beta, likelihood_variance, kl_warmup_steps, free_bits, axis_name)),),
-        sample=sample,
-        nfe=lambda: 1,
-        encode=encode,
-        decode=decode,
+    return latent_model(
+        init,
+        Objective("vae", loss),
+        latent_dim,
+        net.decode,
         posterior=posterior,
-        likelihoods=_likelihoods(net, likelihood_variance),
+        likelihoods=bounds(posterior, net.decode, lambda state: _variance(likelihood_variance, state)),
     )
 
 
-def _loss(net, beta, likelihood_variance, kl_warmup_steps, min_nats, axis_name):
+def _loss(posterior, decode, beta, likelihood_variance, kl_warmup_steps, min_nats, axis_name):
     def loss(params, state, key, batch, *, step, train):
         del key  # for dropout, which there is none of
-        q = net.posterior(params, batch.x)
-        x_mean = net.decode(params, reparameterize(batch.keys, *q))
+        q = posterior(params, batch.x)
+        x_mean = decode(params, reparameterize(batch.keys, *q))
         mse = jnp.mean((batch.x - x_mean) ** 2, axis=(1, 2, 3))
         variance = _variance(likelihood_variance, state)
         if train and likelihood_variance == OPTIMAL:
@@ -214,43 +133,6 @@ def _optimal_variance(mse, state, axis_name):
     variance = jnp.maximum(batch_mean(jax.lax.stop_gradient(mse), axis_name), MIN_VARIANCE)
     running = VARIANCE_DECAY * state["likelihood_variance"] + (1 - VARIANCE_DECAY) * variance
     return variance, {"likelihood_variance": running}
-
-
-def _likelihoods(net, likelihood_variance):
-    def log_weight_terms(variables, keys, images, q, samples):
-        """log P(x|z_k) and log p(z_k) - log q(z_k|x), each [samples, batch]: one z per image at a time, to bound memory."""
-
-        def terms(k):
-            z = reparameterize(jax.vmap(jax.random.fold_in, (0, None))(keys, k), *q)
-            x_mean = net.decode(variables.params, z)
-            log_likelihood = discretized_gaussian_log_prob(images, x_mean, _variance(likelihood_variance, variables.state))
-            log_ratio = gaussian_log_prob(z, 0.0, 1.0) - gaussian_log_prob(z, q.mean, jnp.exp(q.logvar))
-            return log_likelihood.sum((1, 2, 3)), log_ratio
-
-        return jax.lax.map(terms, jnp.arange(samples))
-
-    def elbo_nats(variables: Variables, keys: Key, images, labels=None, *, samples: int = 1):
-        _no_labels(labels)
-        q = net.posterior(variables.params, to_float(images))
-        log_likelihood, _ = log_weight_terms(variables, keys, images, q, samples)
-        return -elbo(log_likelihood.mean(0), gaussian_kl(*q))
-
-    def iwae_nats(variables: Variables, keys: Key, images, labels=None, *, samples: int = 64):
-        _no_labels(labels)
-        q = net.posterior(variables.params, to_float(images))
-        log_likelihood, log_ratio = log_weight_terms(variables, keys, images, q, samples)
-        return -iwae(log_likelihood + log_ratio)
-
-    return Likelihood("elbo", "bound", elbo_nats), Likelihood("iwae", "bound", iwae_nats)
-
-
-def _normal(keys, size):
-    return jax.vmap(lambda key: jax.random.normal(key, (size,)))(keys)
-
-
-def _no_labels(labels):
-    if labels is not None:
-        raise InputError("vae is unconditional: leave labels at None")
 
 
 def _check(likelihood_variance, **at_least_zero):

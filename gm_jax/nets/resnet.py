@@ -6,12 +6,15 @@ mirrors the encoder.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 import flax.linen as nn
+import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from gm_jax.core import Key, PyTree
 from gm_jax.errors import InputError
 from gm_jax.nets.layers import upsample_nearest
 
@@ -116,6 +119,46 @@ class Decoder(nn.Module):
         x = nn.swish(group_norm(x.shape[-1], self.dtype)(x))
         x = nn.Conv(4 * self.image_shape[-1], (3, 3), kernel_init=nn.initializers.zeros, dtype=self.dtype)(x)
         return depth_to_space(x).astype(jnp.float32)
+
+
+class Autoencoder(NamedTuple):
+    """An encoder and a decoder as pure functions of their parameters."""
+
+    init: Callable[[Key, Array], PyTree]  # (key, x) -> params, in the groups "encoder" and "decoder"
+    encode: Callable[[PyTree, Array], Array]  # (params, x) -> [batch, features]
+    decode: Callable[[PyTree, Array], Array]  # (params, z) -> image, unbounded
+
+
+def resnet_autoencoder(
+    image_shape: Sequence[int],
+    latent_dim: int,
+    features: int,
+    channels: int,
+    channel_multipliers: Sequence[int] = (),
+    num_blocks: int = 1,
+    dtype: jnp.dtype = jnp.float32,
+) -> Autoencoder:
+    """An `Encoder` to `features` numbers (mean and logvar, say) and a `Decoder` of `latent_dim` numbers.
+
+    No multipliers: the default ones of this size. Raises InputError where the image cannot be halved once per multiplier.
+    """
+    multipliers = tuple(channel_multipliers or default_multipliers(image_shape))
+    lowest_grid(image_shape, multipliers)
+    encoder = Encoder(features, channels, multipliers, num_blocks, dtype)
+    decoder = Decoder(tuple(image_shape), channels, multipliers, num_blocks, dtype)
+
+    def init(key, x):
+        encoder_key, decoder_key = jax.random.split(key)
+        z = jnp.zeros((1, latent_dim))
+        return {"encoder": encoder.init(encoder_key, x[:1])["params"], "decoder": decoder.init(decoder_key, z)["params"]}
+
+    def encode(params, x):
+        return encoder.apply({"params": params["encoder"]}, x)
+
+    def decode(params, z):
+        return decoder.apply({"params": params["decoder"]}, z)
+
+    return Autoencoder(init, encode, decode)
 
 
 def depth_to_space(x: Float[Array, "batch height width 4*channel"]) -> Float[Array, "batch 2*height 2*width channel"]:

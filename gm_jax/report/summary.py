@@ -7,6 +7,7 @@ Every number comes from the files of the run; none is typed.
 """
 
 import argparse
+import itertools
 import json
 import sys
 from collections.abc import Sequence
@@ -16,17 +17,10 @@ from typing import Any
 from gm_jax.errors import InputError
 from gm_jax.evaluation import results
 from gm_jax.images import write_atomically
+from gm_jax.report import tables
 from gm_jax.training import workdirs
 
 BEGIN, END = "<!-- results -->", "<!-- /results -->"  # the table stands between these lines of a README
-
-# columns of the table: metric -> heading; others stay in the files
-COLUMNS = {
-    "elbo_bits_per_dim": "ELBO, bits/dim",
-    "iwae_bits_per_dim": "IWAE, bits/dim",
-    "variational_bound_bits_per_dim": "variational bound, bits/dim",
-    "reconstruction_mse": "reconstruction MSE",
-}
 
 
 def summarize(workdir: Path) -> dict[str, Any]:
@@ -36,9 +30,8 @@ def summarize(workdir: Path) -> dict[str, Any]:
     Raises InputError where there is no run.
     """
     record = workdirs.read(workdir)
-    lines = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
     seconds = step = timed = 0
-    for line in lines:
+    for line in read_log(workdir):
         if rate := line.get("steps_per_second"):
             seconds += (line["step"] - step) / rate
             timed += line["step"] - step
@@ -46,6 +39,8 @@ def summarize(workdir: Path) -> dict[str, Any]:
     config = {**record.config, "data": {**record.config["data"], "dir": ""}}  # where data lies is nobody else's affair
     batch_size = config["train"]["batch_size"]
     images = step * batch_size
+    measured = results.read(workdir / "results.json")
+    entries = [*itertools.chain(*measured["metrics"].values()), *measured["pictures"].values()]
     return {
         "config": config,
         "hardware": record.hardware,
@@ -56,28 +51,35 @@ def summarize(workdir: Path) -> dict[str, Any]:
         "seconds": seconds,
         "images_per_second": timed * batch_size / seconds if seconds else None,
         "parameters": record.parameters,
-        "metrics": results.read(workdir / "results.json")["metrics"],
+        "nfe": sorted({entry["nfe"] for entry in entries if "nfe" in entry}),
+        "metrics": measured["metrics"],
     }
 
 
+def read_log(workdir: Path) -> list[dict[str, Any]]:
+    """The lines of metrics.jsonl; none if the run has not logged yet. A last line that is still being written is left out."""
+    path = workdir / "metrics.jsonl"
+    lines = path.read_text().splitlines() if path.is_file() else []
+    try:
+        return [json.loads(line) for line in lines[:-1]] + [json.loads(line) for line in lines[-1:] if line.endswith("}")]
+    except ValueError as error:
+        raise InputError(f"{path} is damaged ({error}); restore it, or leave this run out") from error
+
+
 def table(summaries: Sequence[dict[str, Any]]) -> str:
-    """A Markdown table, a row a run: what it is, what it cost, what it reached (with its standard error, where it has one)."""
-    columns = [name for name in COLUMNS if any(name in s["metrics"] for s in summaries)]
-    heads = ["run", "parameters", "trained for", "hardware", *(COLUMNS[name] for name in columns)]
-    rows = [heads, ["---"] * len(heads)]
-    for s in summaries:
-        name, data = s["config"]["model"]["name"], s["config"]["data"]["name"]
-        cost = f"{s['steps']} steps, {s['epochs']:.3g} epochs, {s['seconds'] / 60:.3g} min"
-        cells = [f"{name} on {data}", f"{s['parameters']:,}", cost, s["hardware"]]
-        rows.append(cells + ["; ".join(map(_cell, s["metrics"].get(column, []))) or "-" for column in columns])
-    return "".join(f"| {' | '.join(row)} |\n" for row in rows)
+    """Markdown: for each data set a table, a row a run: what it is, what it cost, what it reached in the main metrics."""
+    parts = []
+    for data, members in tables.by_data_set(summaries).items():
+        labelled = tables.labelled([summaries[i] for i in members])
+        cost = {label: _cost(s) for label, s in labelled.items()}
+        markdown = tables.markdown_of(tables.build(labelled, main=True), cost, ["parameters", "trained for", "hardware"])
+        parts.append(f"On {data}:\n\n{markdown}")
+    return "\n".join(parts)
 
 
-def _cell(entry: dict[str, Any]) -> str:
-    error = f" ± {entry['stderr']:.2g}" if "stderr" in entry else ""
-    options = ", ".join(f"{key}={value}" for key, value in entry.get("options", {}).items())
-    protocol = [entry.get("kind"), options, f"{entry.get('split', 'test')} n={entry['n']}", entry["weights"]]
-    return f"{entry['value']:.4g}{error} ({', '.join(part for part in protocol if part)})"
+def _cost(s: dict[str, Any]) -> list[str]:
+    trained = f"{s['steps']} steps, {s['epochs']:.3g} epochs, {s['seconds'] / 60:.3g} min"
+    return [f"{s['parameters']:,}", trained, s["hardware"]]
 
 
 def insert(readme: str, text: str) -> str:

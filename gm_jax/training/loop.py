@@ -1,7 +1,7 @@
 """The training loop: from a config and a work directory to a trained model. Rerun, it resumes.
 
 All that a step computes is in learning.py, and where it runs in parallel.py. The loop only dispatches steps until something is
-due, and does what is due: log, held-out loss, checkpoint, samples.
+due, and does what is due: log, held-out loss, proxy metric, checkpoint, samples.
 """
 
 import signal
@@ -13,6 +13,7 @@ import jax
 
 from gm_jax import __version__, experiment
 from gm_jax.core import Variables
+from gm_jax.data.dataset import Dataset
 from gm_jax.errors import InputError
 from gm_jax.evaluation.sample import sample
 from gm_jax.images import grid, save_png
@@ -36,20 +37,22 @@ class Interrupted(RuntimeError):
         self.code = code  # 128 + signal, as shells have it
 
 
-def train(config: Mapping[str, Any], workdir: Path) -> None:
+def train(config: Mapping[str, Any], workdir: Path, dataset: Dataset | None = None, quiet: bool = False) -> None:
     """Trains until `config["train"]["steps"]`, from where `workdir` stands.
+
+    `dataset`: already loaded, instead of what `config["data"]` names. `quiet`: prints nothing.
 
     Raises:
         InputError: bad config, data, or work directory; nothing is overwritten then.
         NonFinite: training diverged; the message names the step, the term and the parameter.
         Interrupted: SIGTERM or Ctrl-C; the state is saved.
     """
-    run = prepare(config, Path(workdir))
+    run = prepare(config, Path(workdir), dataset)
     settings, lead = run.config["train"], jax.process_index() == 0
     with Checkpoints(run.workdir, keep_every=settings["keep_every"]) as checkpoints, Signals() as signals:
         train_state, record = restore_or_start(run, checkpoints)
         first, last = int(train_state.step), settings["steps"]
-        display = Display(first, last, settings["batch_size"], active=lead)
+        display = Display(first, last, settings["batch_size"], active=lead and not quiet)
         introduce(run, train_state, display)
         if lead and first < last:
             workdirs.write(run.workdir, record)
@@ -98,6 +101,7 @@ def loop(session: Session, train_state: learning.TrainState) -> None:
     last = settings["steps"]
     train_state = run.parallel.put_state(train_state)
     feed, dispatch, heldout = compile_run(run)
+    prepare_proxy(session)
     ledger, clock = Ledger(), Clock()
     clock.start()
     while step < last:
@@ -121,6 +125,8 @@ def loop(session: Session, train_state: learning.TrainState) -> None:
         if due("heldout_every") or (done and settings["heldout_every"]):
             names = tuple(o.name for o in run.model.objectives if learning.in_window(o, step - 1))
             log_heldout(session, step, heldout(run.parallel.get_state(train_state), names))
+        if (due("proxy_every") or (done and settings["proxy_every"])) and not stop:
+            log_proxy(session, run.parallel.get_state(train_state), step)
         if due("checkpoint_every") or due("keep_every") or done or stop:
             check(session, ledger)
             session.checkpoints.save(step, run.parallel.get_state(train_state))
@@ -159,13 +165,39 @@ def log_heldout(session: Session, step: int, values: dict[str, float]) -> None:
         session.display.print(f"step {step}  {losses}")
 
 
+def prepare_proxy(session: Session) -> None:
+    """Has the features of the real images at hand, which may take minutes the first time, and stumbles before training."""
+    if session.run.proxy is not None and jax.process_index() == 0:
+        session.display.print(f"{session.run.proxy.name}: features of its reference")
+        session.run.proxy.reference()
+
+
+def log_proxy(session: Session, train_state: learning.TrainState, step: int) -> None:
+    """The proxy metric of samples from the averaged weights: from the same noise every time, so that the curve is smooth."""
+    if jax.process_index() != 0:
+        return
+    name = session.run.proxy.name
+    try:
+        value = session.run.proxy.measure(averaged_variables(session.run, train_state))
+    except InputError as error:  # samples that are not finite yet are no reason to stop training
+        session.display.print(f"step {step}: no {name} ({error})")
+        return
+    session.writer.scalars(step, {name: value})
+    session.display.print(f"step {step}  {name} {value:.4g}")
+
+
+def averaged_variables(run: Run, train_state: learning.TrainState) -> Variables:
+    """What is evaluated: averaged parameters, and BatchNorm statistics that fit them, in host memory."""
+    params, state = jax.device_get((learning.averaged_params(train_state, run.model.objectives), train_state.state))
+    return experiment.recalibrated(run.eval_model, Variables(params, state), run.dataset.x_train)
+
+
 def write_samples(session: Session, train_state: learning.TrainState, step: int) -> None:
     """A grid of samples from the averaged weights, from the same noise every time: one watches the same images improve."""
     if jax.process_index() != 0:
         return
     run = session.run
-    params, state = jax.device_get((learning.averaged_params(train_state, run.model.objectives), train_state.state))
-    variables = experiment.recalibrated(run.eval_model, Variables(params, state), run.dataset.x_train)
+    variables = averaged_variables(run, train_state)
     settings = {"batch_size": run.config["eval"]["batch_size"], "options": run.config["eval"]["sample"]}
     try:
         images = sample(run.eval_model, variables, run.config["train"]["samples"], seed=run.config["seed"], **settings)

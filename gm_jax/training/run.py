@@ -8,10 +8,11 @@ from typing import Any, NamedTuple
 import jax
 
 from gm_jax import experiment
-from gm_jax.core import Model
+from gm_jax.core import Model, Variables
 from gm_jax.data.feed import make_feed
 from gm_jax.data.sources import Dataset
 from gm_jax.errors import InputError
+from gm_jax.evaluation.proxy import Proxy, make_proxy
 from gm_jax.training import learning, workdirs
 from gm_jax.training.checkpoints import Checkpoints
 from gm_jax.training.heldout import make_heldout
@@ -33,16 +34,17 @@ class Run(NamedTuple):
     keys: learning.Keys
     steps_per_dispatch: int
     abstract: learning.TrainState  # shapes and dtypes
+    proxy: Proxy | None
 
 
-def prepare(config: Mapping[str, Any], workdir: Path) -> Run:
-    """Checks everything that can be checked before any work is done, and writes nothing."""
+def prepare(config: Mapping[str, Any], workdir: Path, dataset: Dataset | None = None) -> Run:
+    """Checks everything that can be checked before any work is done, and writes nothing to the work directory."""
     config = {**config, "train": {**config["train"], "init_from": experiment.parse_init_from(config["train"]["init_from"])}}
     if config["parallel"] not in PARALLEL:
         raise InputError(f"unknown parallel mode {config['parallel']!r}; known: {', '.join(PARALLEL)}")
     parallel = PARALLEL[config["parallel"]]()
     check_numbers(config["train"], parallel.devices)
-    dataset = experiment.load_dataset(config)
+    dataset = dataset or experiment.load_dataset(config)
     build = partial(experiment.build_model, config, dataset.image_shape, dataset.num_classes)
     model = build(parallel.axis_name)
     eval_model = build(None) if parallel.axis_name else model
@@ -51,7 +53,8 @@ def prepare(config: Mapping[str, Any], workdir: Path) -> Run:
     steps_per_dispatch = config["train"]["steps_per_dispatch"] or (1 if on_cpu else STEPS_PER_DISPATCH)
     keys = learning.seed_keys(config["seed"])
     abstract = experiment.abstract_state(config, eval_model, optimizers, dataset.image_shape, dataset.num_classes)
-    return Run(config, workdir, dataset, parallel, model, eval_model, optimizers, keys, steps_per_dispatch, abstract)
+    proxy = make_proxy(config, dataset, eval_model, Variables(abstract.params, abstract.state))
+    return Run(config, workdir, dataset, parallel, model, eval_model, optimizers, keys, steps_per_dispatch, abstract, proxy)
 
 
 def check_numbers(settings: Mapping[str, Any], devices: int) -> None:
@@ -59,7 +62,7 @@ def check_numbers(settings: Mapping[str, Any], devices: int) -> None:
     for key in ("steps", "batch_size", "accum", "log_every"):
         if settings[key] < 1:
             raise InputError(f"train.{key} is {settings[key]}; it must be at least 1")
-    for key in ("steps_per_dispatch", "heldout_every", "sample_every", "checkpoint_every", "keep_every"):
+    for key in ("steps_per_dispatch", "heldout_every", "sample_every", "proxy_every", "checkpoint_every", "keep_every"):
         if settings[key] < 0:
             raise InputError(f"train.{key} is {settings[key]}; it must be positive, or 0 for off")
     parts = settings["accum"] * devices
@@ -116,7 +119,7 @@ def plan(run: Run, step: int) -> tuple[int, tuple[str, ...]]:
     active = [o for o in objectives if learning.in_window(o, step)]
     if run.steps_per_dispatch == 1:
         return 1, tuple(o.name for o in active if learning.is_due(o, step))
-    periods = ("log_every", "heldout_every", "sample_every", "checkpoint_every", "keep_every")
+    periods = ("log_every", "heldout_every", "sample_every", "proxy_every", "checkpoint_every", "keep_every")
     ends = [settings["steps"], step + run.steps_per_dispatch]
     ends += [(step // settings[p] + 1) * settings[p] for p in periods if settings[p]]
     ends += [edge for o in objectives for edge in (o.start, o.stop) if edge is not None and edge > step]

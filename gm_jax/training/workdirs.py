@@ -26,6 +26,8 @@ FREE = (
     "train.samples",
     "train.checkpoint_every",
     "train.keep_every",
+    "train.proxy_every",
+    "train.proxy_n",
     "train.steps_per_dispatch",
     "train.init_from",  # used once, at the start; what it gave is kept in config.json
     "data.dir",

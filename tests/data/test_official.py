@@ -10,7 +10,8 @@ import urllib.request
 
 import pytest
 
-from gm_jax.data import download, official
+from gm_jax import download
+from gm_jax.data import official
 from gm_jax.data.sources import load
 from tests.data.support import (
     assert_is_fake_cifar,

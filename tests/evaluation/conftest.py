@@ -16,6 +16,8 @@ DIMS = 16
 
 class ToyData(NamedTuple):
     x_test: np.ndarray
+    name: str = "toy"
+    y_train: np.ndarray | None = None
     image_shape: tuple = SHAPE
     num_classes: int | None = None
 

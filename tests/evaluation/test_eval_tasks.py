@@ -128,12 +128,13 @@ def test_all_skips_what_the_model_cannot_do(context):
     written = tasks.run(("all",), context._replace(model=ddpm, model_name="ddpm", n=2))
     assert set(written["pictures"]) == {"samples.png", "denoising.png", "denoising.gif"}
     missing = {"reconstructions": "encoder", "interpolation": "encoder", "likelihood": "likelihood"}
-    assert written["skipped"] == {name: f"ddpm has no {what}" for name, what in missing.items()}
+    assert written["skipped"].items() >= {name: f"ddpm has no {what}" for name, what in missing.items()}.items()
 
 
 def test_all_does_everything_that_the_toy_can(context):
     written = tasks.run(("all",), context)
-    assert not written["skipped"] and set(os.listdir(context.out)) == {*written["pictures"], "results.json"}
+    assert set(written["skipped"]) == {"quality", "neighbours"}  # there are no labels to train a classifier on
+    assert set(os.listdir(context.out)) == {*written["pictures"], "results.json"}
     content = stored(context)
     assert content["pictures"]["interpolation.png"]["n"] == 5  # the default of 8 pairs gives way to 11 images
     assert content["metrics"]["elbo_nats"][0]["n"] == 11

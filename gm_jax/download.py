@@ -1,4 +1,4 @@
-"""Downloads of known files: checked by md5, never half written, and quick to say that there is no network."""
+"""Downloads of known files: checked by their digest, never half written, and quick to say that there is no network."""
 
 import hashlib
 import http.client
@@ -15,8 +15,10 @@ READ_SECONDS = 30  # without a byte
 CHUNK_BYTES = 1 << 20
 
 
-def download(urls: list[str], path: Path, md5: str) -> None:
-    """Stores at `path` what the first address that works serves, which must have the given md5. `path` appears only complete.
+def download(urls: list[str], path: Path, digest: str, algorithm: str = "md5") -> None:
+    """Stores at `path` what the first address that works serves, which must have the given digest (md5, sha256 ...).
+
+    `path` appears only complete.
 
     Raises:
       OSError: no address works, within 5 s each without network, or `path` cannot be written; the message says why.
@@ -25,7 +27,7 @@ def download(urls: list[str], path: Path, md5: str) -> None:
     for url in urls:
         part = path.with_name(f".{path.name}.{uuid.uuid4().hex}")  # unique: several processes may want the same file
         try:
-            _store(url, part, md5)
+            _store(url, part, digest, algorithm)
             os.replace(part, path)
             return
         except (OSError, http.client.HTTPException) as error:
@@ -35,8 +37,8 @@ def download(urls: list[str], path: Path, md5: str) -> None:
     raise OSError("; ".join(failures))
 
 
-def _store(url: str, path: Path, md5: str) -> None:
-    digest = hashlib.md5()
+def _store(url: str, path: Path, expected: str, algorithm: str) -> None:
+    digest = hashlib.new(algorithm)
     with _connect(url) as response:
         path.parent.mkdir(parents=True, exist_ok=True)
         print(f"downloading {url} to {path.parent}", file=sys.stderr)
@@ -44,8 +46,8 @@ def _store(url: str, path: Path, md5: str) -> None:
             while chunk := response.read(CHUNK_BYTES):
                 digest.update(chunk)
                 file.write(chunk)
-    if digest.hexdigest() != md5:
-        raise OSError(f"served {path.stat().st_size} bytes of md5 {digest.hexdigest()}, expected {md5}")
+    if digest.hexdigest() != expected:
+        raise OSError(f"served {path.stat().st_size} bytes of {algorithm} {digest.hexdigest()}, expected {expected}")
 
 
 def _connect(url: str):

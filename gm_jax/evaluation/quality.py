@@ -1,0 +1,122 @@
+"""How good the samples are: their features beside those of real images."""
+
+import functools
+from typing import Any
+
+import jax
+import numpy as np
+from jaxtyping import Int
+
+from gm_jax.core import ByteImages
+from gm_jax.errors import InputError
+from gm_jax.evaluation import extractors
+from gm_jax.evaluation.context import Context
+from gm_jax.evaluation.sample import sample_batches
+from gm_jax.metrics.extractor import Extractor, Features, extract
+from gm_jax.metrics.judge import judge
+from gm_jax.metrics.reference import Reference, make_reference
+from gm_jax.metrics.store import FeatureStore
+from gm_jax.training.workdirs import digest
+
+
+def quality(context: Context) -> dict[str, Any]:
+    """Frechet distance, KID, precision, recall, density, coverage and, from a classifier's logits, the inception score.
+
+    Each under the name of its protocol (`metrics.judge.metric_name`) for n samples against all images of the reference split.
+    With `sets` > 1 the value is the mean over that many sets of n samples, and `std` their standard deviation. Beside each
+    stands its `_floor`: the same for real images, the first n (or all) of the other split. A model that takes labels is
+    sampled with all classes in equal numbers.
+    """
+    extractor = extractors.choose(context.judging, context.dataset)
+    split, sets = context.judging["reference"], context.judging["sets"]
+    reference = real(context, extractor, split)
+    labels = balanced_labels(context)
+    features = sample_features(context, extractor, context.n * sets, labels)
+    found = [
+        judge(_rows(features, part), reference, extractor, split, labels=None if labels is None else labels[part])
+        for part in (slice(i * context.n, (i + 1) * context.n) for i in range(sets))
+    ]
+    return {name: _over_sets([one[name] for one in found]) for name in found[0]} | floor(context, extractor, reference)
+
+
+def default_n(context: Context) -> int:
+    """50 000 samples (as many as there are training images), on a CPU 1000 (as many as there are test images)."""
+    if jax.default_backend() == "cpu":
+        return min(1000, len(context.dataset.x_test))
+    return min(50_000, len(context.dataset.x_train))
+
+
+def real(context: Context, extractor: Extractor, split: str, n: int | None = None) -> Reference:
+    """The statistics (cached by content) of the first n real images of a split: "train" or "test"."""
+    x, y = split_of(context, split)
+    name = f"{context.dataset.name} {split}" + (f" (first {n})" if n and n < len(x) else "")
+    labels = None if y is None else y[:n]
+    return make_reference(extractor, x[:n], name, labels=labels, progress=context.stage(f"features of {name}"))
+
+
+def floor(context: Context, extractor: Extractor, reference: Reference) -> dict[str, Any]:
+    """What real images get that are not in the reference: n of the other split, or all, if it has fewer."""
+    split = context.judging["reference"]
+    other = {"train": "test", "test": "train"}[split]
+    n = min(context.n, len(split_of(context, other)[0]))
+    images_of_other = real(context, extractor, other, n)
+    found = judge(Features(images_of_other.features, images_of_other.logits), reference, extractor, split)
+    origin = {"n": n, "real": f"{context.dataset.name} {other}", "weights": None, "seed": None, "step": None}
+    return {f"{name}_floor": entry | origin for name, entry in found.items()}
+
+
+def split_of(context: Context, split: str) -> tuple[ByteImages, Int[np.ndarray, " n"] | None]:
+    """Images and labels of "train" or "test". Raises InputError for another word."""
+    data = context.dataset
+    splits = {"train": (data.x_train, data.y_train), "test": (data.x_test, data.y_test)}
+    if split not in splits:
+        raise InputError(f"eval.reference={split!r} is no split; choose train or test")
+    return splits[split]
+
+
+def balanced_labels(context: Context) -> Int[np.ndarray, " n"] | None:
+    """Labels 0, 1, ..., 0, 1, ... for the samples of a model that takes labels; None for one that refuses them."""
+    if context.dataset.num_classes is None:
+        return None
+    labels = np.arange(context.n * context.judging["sets"], dtype=np.int32) % context.dataset.num_classes
+    keys = jax.random.split(jax.random.key(0), 1)
+    try:
+        jax.eval_shape(functools.partial(context.model.sample, **context.options), context.variables, keys, labels[:1])
+    except InputError:
+        return None
+    return labels
+
+
+def sample_features(context: Context, extractor: Extractor, n: int, labels: Int[np.ndarray, " n"] | None = None) -> Features:
+    """Features of the first n samples. Those already made are kept in `unfinished/`, so that an interrupted call goes on."""
+    protocol = (digest(context.variables), extractor.name, extractor.digest, context.seed, sorted(context.options.items()), n)
+    store = FeatureStore(context.out / "unfinished", repr(protocol))
+    first = len(store)
+    batches = sample_batches(
+        context.model,
+        context.variables,
+        n - first,
+        context.seed,
+        context.batch_size,
+        None if labels is None else labels[first:],
+        context.options,
+        first=first,
+    )
+    progress = context.stage(f"{n} samples and their {extractor.name} features")
+    for x in batches:
+        store.append(extract(extractor, x))
+        progress(len(store), n)
+    return store.pop()
+
+
+def _rows(features: Features, part: slice) -> Features:
+    return Features(features.features[part], None if features.logits is None else features.logits[part])
+
+
+def _over_sets(entries: list[dict[str, Any]]) -> dict[str, Any]:
+    """One entry from those of several sample sets: the mean of their values, and the standard deviation between them."""
+    if len(entries) == 1:
+        return entries[0]
+    values = [entry["value"] for entry in entries]
+    own = {key: value for key, value in entries[0].items() if key not in ("std", "stderr", "per_class")}
+    return own | {"value": float(np.mean(values)), "std": float(np.std(values, ddof=1)), "sets": len(values)}

@@ -1,0 +1,376 @@
+import json
+import math
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from gm_jax import experiment
+from gm_jax.core import Batch, Codes, Variables
+from gm_jax.diffusion.discretized import discretized_gaussian_log_prob
+from gm_jax.errors import InputError
+from gm_jax.images import to_float, to_uint8
+from gm_jax.models import vqvae
+from gm_jax.models.vqvae import CODEBOOKS, choose_vectors, ema_statistics, perplexity, smoothed_codebook, vector_quantize
+from tests.training.support import assert_close, finish, leaves, settings, start_jobs, train
+
+SHAPE, GRID, CODES, DIM = (8, 8, 1), (4, 4), 8, 3
+SMALL = {
+    "autoencoder_steps": 2,
+    "num_codes": CODES,
+    "code_dim": DIM,
+    "channels": 8,
+    "halvings": 1,
+    "num_blocks": 1,
+    "prior_channels": 4,
+    "prior_layers": 1,
+}
+make = partial(vqvae.make, SHAPE, **SMALL)
+DRAW = np.random.default_rng(0)
+
+
+@pytest.fixture(scope="module")
+def batch():
+    x = DRAW.normal(0, 0.2, (6, *SHAPE)).astype(np.float32)
+    x[:3, :4] += 0.5
+    return Batch(jnp.asarray(x), jnp.arange(6) % 3, jax.random.split(jax.random.key(1), 6))
+
+
+@pytest.fixture(scope="module")
+def variables(batch):
+    return jax.jit(make().init)(jax.random.key(2), batch)
+
+
+def with_gradient(model, variables, batch, objective=0, train=True):
+    loss = partial(model.objectives[objective].loss, step=0, train=train)
+    grad = jax.jit(jax.value_and_grad(loss, has_aux=True))
+    (value, (state, metrics)), grads = grad(variables.params, variables.state, None, batch)
+    return value, metrics, state, grads
+
+
+# quantization
+
+
+def test_vector_quantize_agrees_with_brute_force():
+    z, codebook = DRAW.normal(size=(5, 4, 4, DIM)).astype(np.float32), DRAW.normal(size=(CODES, DIM)).astype(np.float32)
+    quantized, indices = jax.jit(vector_quantize)(z, codebook)
+    distances = np.linalg.norm(z[..., None, :].astype(np.float64) - codebook, axis=-1)
+    np.testing.assert_array_equal(indices, distances.argmin(-1))
+    np.testing.assert_allclose(quantized, codebook[indices], atol=1e-6)
+
+
+def test_the_gradient_goes_straight_through():
+    z, codebook = DRAW.normal(size=(5, DIM)), DRAW.normal(size=(CODES, DIM))
+    upstream = DRAW.normal(size=(5, DIM))
+    grads = jax.jit(jax.grad(lambda z, e: (vector_quantize(z, e)[0] * upstream).sum(), (0, 1)))(z, codebook)
+    np.testing.assert_allclose(grads[0], upstream, rtol=1e-6)
+    np.testing.assert_array_equal(grads[1], np.zeros((CODES, DIM)))
+
+
+def test_ema_statistics_follow_the_closed_form():
+    # the same assignment every time: N_t = d^t N_0 + (1 - d^t) n, and the sums likewise
+    usage, sums = np.float32(DRAW.uniform(1, 2, 3)), np.float32(DRAW.normal(size=(3, 2)))
+    z, indices = np.float32(DRAW.normal(size=(2, 2, 2))), np.array([[0, 0], [2, 0]])
+    step, decay, steps = jax.jit(partial(ema_statistics, decay=0.9)), 0.9**20, 20
+    got = (usage, sums)
+    for _ in range(steps):
+        got = step(*got, z, indices)
+    totals = np.stack([z[0].sum(0) + z[1, 1], np.zeros(2), z[1, 0]])
+    np.testing.assert_allclose(got[0], decay * usage + (1 - decay) * np.array([3, 0, 1]), rtol=1e-5)
+    np.testing.assert_allclose(got[1], decay * sums + (1 - decay) * totals, rtol=1e-5, atol=1e-6)
+
+
+def test_laplace_smoothing():
+    usage, sums, eps = np.array([4.0, 0.0, 1e-6, 2.0]), np.ones((4, 2)), 1e-5
+    n = usage.sum()
+    expected = sums / ((usage + eps) / (n + 4 * eps) * n)[:, None]
+    np.testing.assert_allclose(jax.jit(smoothed_codebook)(usage, sums), expected, rtol=1e-5)
+
+
+@pytest.mark.parametrize("frequencies, expected", [([8, 0, 0, 0], 1), ([2, 2, 2, 2], 4), ([4, 4, 0, 0], 2)])
+def test_perplexity(frequencies, expected):
+    np.testing.assert_allclose(perplexity(np.repeat(np.arange(4), frequencies).reshape(2, 4), 4), expected, rtol=1e-5)
+
+
+def test_chosen_vectors_are_distinct_until_they_run_out():
+    z, scores = np.arange(12.0).reshape(2, 3, 2), np.array([[0.5, 0.1, 0.9], [0.3, 0.7, 0.2]])
+    order = [1, 5, 3, 0, 4, 2]
+    np.testing.assert_array_equal(choose_vectors(scores, z, 4), z.reshape(6, 2)[order[:4]])
+    np.testing.assert_array_equal(choose_vectors(scores, z, 8), z.reshape(6, 2)[[*order, 1, 5]])
+
+
+# the codebook
+
+
+def test_the_codebook_begins_at_encoder_outputs(variables, batch):
+    model = make()
+    autoencoder, book = variables.params["autoencoder"], variables.state["codebook"]
+    z = vqvae.Encoder(DIM, 8, 1, 1).apply({"params": autoencoder["encoder"]}, batch.x).reshape(-1, DIM)
+    codebook = smoothed_codebook(book["usage"], book["sums"])
+    distances = np.linalg.norm(np.asarray(codebook)[:, None] - np.asarray(z), axis=-1)
+    assert distances.min(1).max() < 1e-5
+    assert len(np.unique(distances.argmin(1))) == CODES
+    _, metrics, _, _ = with_gradient(model, variables, batch)
+    assert metrics["perplexity"] > 2
+
+
+@pytest.mark.parametrize("codebook", CODEBOOKS)
+def test_dead_codes_are_revived_by_encoder_outputs(codebook, variables, batch):
+    model = make(codebook=codebook, codebook_decay=0.5, restart_below=0.2)
+    params, state = jax.jit(model.init)(jax.random.key(2), batch)
+    far = jnp.full((CODES, DIM), 50.0).at[0].set(0)  # all vectors are nearest to code 0
+    if codebook == "ema":
+        usage = state["codebook"]["usage"]
+        state = {**state, "codebook": {"usage": usage, "sums": usage[:, None] * far}}
+    else:
+        params = {**params, "autoencoder": {**params["autoencoder"], "codebook": far}}
+    loss = jax.jit(partial(model.objectives[0].loss, step=0, train=True))
+    restarted, perplexities = [], []
+    for _ in range(5):
+        _, (state, metrics) = loss(params, state, None, batch)
+        restarted.append(int(metrics["restarted"]))
+        perplexities.append(float(metrics["perplexity"]))
+    # usage starts at the mean u and halves at each step: u/2, u/4, then u/8 < u/5
+    assert restarted[:3] == [0, 0, CODES - 1]
+    assert perplexities[:3] == pytest.approx([1, 1, 1]) and perplexities[3] > 3
+    _, (state, metrics) = jax.jit(partial(make(codebook=codebook, restart_below=0.0).objectives[0].loss, step=0, train=True))(
+        params, {**state, "codebook": {**state["codebook"], "usage": jnp.zeros(CODES)}}, None, batch
+    )
+    assert metrics["restarted"] == 0  # switched off
+
+
+def test_terms_of_the_loss(batch):
+    for codebook in CODEBOOKS:
+        model = make(codebook=codebook, commitment=0.5)
+        start = jax.jit(model.init)(jax.random.key(2), batch)
+        value, metrics, _, grads = with_gradient(model, start, batch)
+        autoencoder, book = start.params["autoencoder"], start.state["codebook"]
+        vectors = autoencoder.get("codebook", book["sums"] / book["usage"][:, None] if "sums" in book else None)
+        z = vqvae.Encoder(DIM, 8, 1, 1).apply({"params": autoencoder["encoder"]}, batch.x)
+        indices = vector_quantize(z, vectors)[1]
+        nearest = vectors[indices]
+        distance = np.mean((z - nearest) ** 2)
+        x_mean = vqvae.Decoder(1, 8, 1, 1).apply({"params": autoencoder["decoder"]}, nearest)
+        mse = np.mean((batch.x - x_mean) ** 2)
+        np.testing.assert_allclose(metrics["mse"], mse, rtol=1e-4)
+        np.testing.assert_allclose(metrics["reconstruction"], mse / np.var(batch.x), rtol=1e-4)
+        np.testing.assert_allclose(metrics["commitment"], distance, rtol=1e-4)
+        expected = metrics["reconstruction"] + 0.5 * distance
+        if codebook == "loss":
+            np.testing.assert_allclose(metrics["codebook"], distance, rtol=1e-4)
+            expected += distance
+            # the gradient of the mean of (z - e)^2, which is the codebook's only one
+            moved = np.zeros(vectors.shape)
+            np.add.at(moved, np.asarray(indices), 2 * np.asarray(nearest - z) / z.size)
+            np.testing.assert_allclose(grads["autoencoder"]["codebook"], moved, rtol=1e-3, atol=1e-7)
+        np.testing.assert_allclose(value, expected, rtol=1e-5)
+
+
+def test_evaluation_leaves_the_state_alone(variables, batch):
+    for objective in (0, 1):
+        _, _, state, _ = with_gradient(make(), variables, batch, objective, train=False)
+        jax.tree.map(np.testing.assert_array_equal, state, variables.state)
+
+
+@pytest.mark.parametrize("codebook", CODEBOOKS)
+def test_shards_of_a_batch_give_the_gradient_and_the_state_of_the_whole(codebook, batch):
+    settings = {"codebook": codebook, "restart_below": 0.9, "codebook_decay": 0.5}  # many restarts
+    start = jax.jit(make(**settings).init)(jax.random.key(2), batch)
+    value, metrics, state, grads = with_gradient(make(**settings), start, batch)
+    loss = partial(make(**settings, axis_name="device").objectives[0].loss, step=0, train=True)
+    sharded = jax.tree.map(lambda a: a.reshape(2, 3, *a.shape[1:]), batch)
+    shard_grad = jax.vmap(
+        lambda shard: jax.value_and_grad(loss, has_aux=True)(*start, None, shard), axis_name="device", in_axes=(0,)
+    )
+    (values, (states, shard_metrics)), shard_grads = jax.jit(shard_grad)(sharded)
+    assert metrics["restarted"] > 0
+    np.testing.assert_allclose(values.mean(), value, rtol=1e-5)
+    for i in range(2):
+        jax.tree.map(lambda a, b, i=i: np.testing.assert_allclose(a[i], b, rtol=1e-4, atol=1e-6), states, state)
+        np.testing.assert_allclose(shard_metrics["perplexity"][i], metrics["perplexity"], rtol=1e-5)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a.mean(0), b, rtol=1e-3, atol=1e-6), shard_grads, grads)
+
+
+# two stages
+
+
+def test_the_prior_does_not_move_the_autoencoder(variables, batch):
+    model = make(autoencoder_steps=7)
+    first, second = model.objectives
+    assert (first.group, first.start, first.stop) == ("autoencoder", 0, 7)
+    assert (second.group, second.start, second.stop) == ("prior", 7, None)
+    value, metrics, state, grads = with_gradient(model, variables, batch, objective=1)
+    assert all(np.all(leaf == 0) for leaf in jax.tree.leaves(grads["autoencoder"]))
+    assert any(np.any(leaf != 0) for leaf in jax.tree.leaves(grads["prior"]))
+    jax.tree.map(np.testing.assert_array_equal, state, variables.state)
+    np.testing.assert_allclose(metrics["bits_per_code"], value / (16 * math.log(2)), rtol=1e-6)
+    assert 0.3 * math.log2(CODES) < metrics["bits_per_code"] < 3 * math.log2(CODES)
+
+
+def test_one_run_trains_both_stages_and_any_devices_take_the_same_steps(tmp_path):
+    def config(parallel, steps=5):
+        optimizer = {"learning_rate": 1e-3, "ema_decay": 0.9, "vqvae": {"ema_decay": 0.0}}
+        model = {"name": "vqvae", **SMALL, "autoencoder_steps": 3, "restart_below": 0.5, "codebook_decay": 0.5}
+        return settings(model, parallel=parallel, optimizer=optimizer, steps=steps, log_every=1)
+
+    process = start_jobs(tmp_path / "jobs.json", [(config(p), tmp_path / p, None) for p in ("jit", "pmap")], devices=8)
+    single = train(config("jit"), tmp_path / "single")
+    finish(process)
+    for parallel in ("jit", "pmap"):
+        assert_close(leaves(tmp_path / parallel), single, rtol=1e-3, atol=1e-4)
+    lines = [json.loads(line) for line in (tmp_path / "single/metrics.jsonl").read_text().splitlines()]
+    assert [("vqvae/loss" in line, "prior/loss" in line) for line in lines] == [(True, False)] * 3 + [(False, True)] * 2
+    assert sum(line.get("vqvae/restarted", 0) for line in lines) > 0
+
+    # a checkpoint of stage one goes on into stage two; stage two leaves stage one as it was
+    interrupted = train(config("jit", 3), tmp_path / "resumed")
+    resumed = train(config("jit"), tmp_path / "resumed")
+    assert all(resumed[path].tobytes() == single[path].tobytes() for path in single)
+    for path, value in interrupted.items():
+        if path.startswith((".params['autoencoder']", ".state")):
+            np.testing.assert_array_equal(single[path], value, path)
+    averages = [path for path in single if ".ema" in path]
+    assert averages and all("'prior'" in path for path in averages)
+    assert experiment.restore(tmp_path / "single").weights == "ema"
+
+
+def test_both_stages_learn(batch):
+    model, images = make(codebook_decay=0.9), jnp.concatenate([batch.x] * 2)
+    batch = Batch(images, None, jax.random.split(jax.random.key(1), len(images)))
+    params, state = jax.jit(model.init)(jax.random.key(0), batch)
+    for objective, steps in zip(model.objectives, (80, 60), strict=True):
+        adam = optax.adam(3e-3)
+
+        @jax.jit
+        def step(params, state, optimizer, objective=objective, adam=adam):
+            loss = partial(objective.loss, step=0, train=True)
+            (value, (state, _)), grads = jax.value_and_grad(loss, has_aux=True)(params, state, None, batch)
+            updates, optimizer = adam.update(grads[objective.group], optimizer)
+            return {**params, objective.group: optax.apply_updates(params[objective.group], updates)}, state, optimizer, value
+
+        optimizer, losses = adam.init(params[objective.group]), []
+        for _ in range(steps):
+            params, state, optimizer, value = step(params, state, optimizer)
+            losses.append(float(value))
+        assert losses[-1] < 0.6 * losses[0], objective.name
+    variance = state["likelihood_variance"]
+    assert 0 < variance < state["data_variance"]
+
+
+# the model
+
+
+def test_parameter_counts():
+    for codebook, count in (("ema", 591_683), ("loss", 624_451)):
+        example = Batch(jnp.zeros((2, 32, 32, 3)), None, jax.random.split(jax.random.key(0), 2))
+        shapes = jax.eval_shape(vqvae.make((32, 32, 3), codebook=codebook).init, jax.random.key(0), example)
+        assert sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(shapes.params["autoencoder"])) == count
+
+
+def test_encode_and_decode(variables, batch):
+    model = make()
+    codes = jax.jit(model.encode)(variables, batch.keys, batch.x)
+    assert codes.shape == (6, *GRID) and jnp.issubdtype(codes.dtype, jnp.integer)
+    posterior = model.posterior(variables, batch.x)
+    assert isinstance(posterior, Codes) and posterior.num_codes == CODES
+    np.testing.assert_array_equal(posterior.indices, codes)
+    x = jax.jit(model.decode)(variables, batch.keys, codes)
+    assert x.shape == batch.x.shape and np.abs(x).max() <= 1
+    _, metrics, _, _ = with_gradient(model, variables, batch)
+    np.testing.assert_allclose(np.mean((x - batch.x) ** 2), metrics["mse"], rtol=1e-4)  # nothing here is beyond [-1, 1]
+
+
+def test_samples_are_decoded_codes_of_the_prior(variables, batch):
+    model, keys = make(), jax.random.split(jax.random.key(4), 6)
+    net = vqvae.pixelcnn.GatedPixelCNN(CODES, 4, 1)
+    codes = jax.jit(partial(vqvae.pixelcnn.sample, net, grid=GRID))(variables.params["prior"], keys)
+    sample = jax.jit(model.sample, static_argnames="temperature")
+    x = sample(variables, keys)
+    np.testing.assert_allclose(x, model.decode(variables, keys, codes), atol=1e-6)
+    np.testing.assert_array_equal(sample(variables, keys[3:]), x[3:])
+    cold = model.encode(variables, keys, sample(variables, keys, temperature=1e-4))
+    assert np.all(cold == cold[0])  # always the likeliest code
+    assert model.nfe() == model.nfe(temperature=0.5) == 16
+    for call in (partial(model.sample, variables, keys), model.nfe):
+        with pytest.raises(InputError, match="temperature=0"):
+            call(temperature=0)
+
+
+@pytest.fixture(scope="module")
+def conditional(batch):
+    """A model that is given labels, with every weight of its prior random."""
+    model = make(num_classes=3, class_conditional=True)
+    params, state = jax.jit(model.init)(jax.random.key(2), batch)
+    random = np.random.default_rng(5).normal
+    prior = jax.tree.map(lambda leaf: jnp.float32(random(size=leaf.shape)), params["prior"])
+    return model, Variables({**params, "prior": prior}, state)
+
+
+def test_likelihoods_add_up(variables, batch):
+    model, images = make(), to_uint8(batch.x)
+    elbo, codes = model.likelihoods
+    assert [(term.name, term.kind) for term in model.likelihoods] == [("elbo", "bound"), ("codes", "code")]
+    indices = model.encode(variables, batch.keys, to_float(images))
+    x_mean = model.decode(variables, batch.keys, indices)
+    log_likelihood = discretized_gaussian_log_prob(images, x_mean, variables.state["likelihood_variance"]).sum((1, 2, 3))
+    code_nats = jax.jit(codes.fn)(variables, batch.keys, images)
+    np.testing.assert_allclose(jax.jit(elbo.fn)(variables, batch.keys, images), code_nats - log_likelihood, rtol=1e-5)
+    logits = np.asarray(vqvae.pixelcnn.GatedPixelCNN(CODES, 4, 1).apply({"params": variables.params["prior"]}, indices))
+    probs = np.exp(logits) / np.exp(logits).sum(-1, keepdims=True)
+    chosen = np.take_along_axis(probs, np.asarray(indices)[..., None], -1)
+    np.testing.assert_allclose(code_nats, -np.log(chosen).sum((1, 2, 3)), rtol=1e-5)
+
+
+def test_without_labels_a_conditional_likelihood_is_the_mean_over_classes(conditional, batch):
+    model, variables = conditional
+    for term in model.likelihoods:
+        nats = jax.jit(term.fn)
+        by_class = [nats(variables, batch.keys, to_uint8(batch.x), jnp.full(6, label)) for label in range(3)]
+        assert np.ptp(by_class, axis=0).min() > 1e-3
+        expected = -np.log(np.mean(np.exp(-np.float64(by_class)), axis=0))
+        np.testing.assert_allclose(nats(variables, batch.keys, to_uint8(batch.x)), expected, rtol=1e-5)
+
+
+def test_labels_steer_the_samples_of_a_conditional_model(conditional, batch):
+    model, variables = conditional
+    keys, sample = jax.random.split(jax.random.key(4), 32), jax.jit(model.sample)
+    by_class = [sample(variables, keys, jnp.full(32, label)) for label in range(3)]
+    drawn = sample(variables, keys)
+    matches = np.array([np.abs(x - drawn).max((1, 2, 3)) < 1e-5 for x in by_class])
+    assert np.all(matches.any(0)) and np.all(matches.sum(1) > 3)  # a class each, all classes
+    value = with_gradient(model, variables, batch, objective=1)[0]
+    other = with_gradient(model, variables, batch._replace(labels=(batch.labels + 1) % 3), objective=1)[0]
+    assert abs(value - other) > 1e-3
+
+
+def test_labels_are_refused_by_an_unconditional_model(variables, batch):
+    model, labels = make(num_classes=3), jnp.zeros(6, int)
+    for call in (
+        lambda: model.sample(variables, batch.keys, labels),
+        lambda: model.encode(variables, batch.keys, batch.x, labels),
+        lambda: model.decode(variables, batch.keys, jnp.zeros((6, *GRID), int), labels),
+        lambda: model.posterior(variables, batch.x, labels),
+        lambda: model.likelihoods[0].fn(variables, batch.keys, to_uint8(batch.x), labels),
+    ):
+        with pytest.raises(InputError, match="unconditional"):
+            call()
+
+
+@pytest.mark.parametrize(
+    "setting",
+    [
+        {"codebook": "kmeans"},
+        {"codebook_decay": 1.0},
+        {"autoencoder_steps": 0},
+        {"commitment": -0.1},
+        {"restart_below": -1.0},
+        {"halvings": 4},
+        {"class_conditional": True},
+    ],
+)
+def test_bad_settings_are_named(setting):
+    with pytest.raises(InputError, match=next(iter(setting))):
+        make(**setting)
