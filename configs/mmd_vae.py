@@ -1,4 +1,21 @@
-"""MMD-VAE (InfoVAE: Zhao et al. 2017) on the networks of configs/vae.py."""
+"""MMD-VAE (InfoVAE: Zhao et al. 2017) on the networks of configs/vae.py.
+
+  python train.py --config configs/mmd_vae.py          CIFAR-10, 5.1M parameters
+  python train.py --config configs/mmd_vae.py:digits   a minute on two CPU cores
+  python train.py --config configs/mmd_vae.py:tiny     seconds: a check that everything works
+
+Expected:
+  cifar10: not yet run.
+  digits: reconstruction MSE 0.0222, as that of configs/vae.py:digits (0.0232). The aggregate posterior has the covariance of
+    the prior to within 16 % in every direction (there 38 %), but single posteriors are narrow: KL 70 nats (there 20).
+  tiny: the loss falls from 180 to below 40 nats.
+
+`model.mmd_weight` is the paper's lambda. It counts against a log-likelihood in nats, summed over pixels, so what matters is
+mmd_weight * likelihood_variance: 20 for the authors' 1000 at variance 0.02; 5 to 50 for the WAE's 10 to 100 with summed squared
+errors, times the seven kernels that it adds up. More of it gives better samples and worse reconstructions. The kernel of the
+authors' code is kernel=rbf, bandwidth=authors, estimator=biased: of 16 dimensions it leaves some at 0.3 of their variance.
+The settings are this project's own: the paper has none for this network.
+"""
 
 from ml_collections import ConfigDict
 
@@ -16,7 +33,7 @@ def get_config(preset: str = "cifar10") -> ConfigDict:
             "num_blocks": 1,  # residual blocks after every halving
             "encoder": "gaussian",  # gaussian | deterministic
             "alpha": 1.0,  # 1 - alpha weighs the KL term; 1: none
-            "mmd_weight": 1000.0,  # the paper's lambda, for a reconstruction term in nats, summed over pixels
+            "mmd_weight": 10_000.0,  # lambda
             "kernel": "imq",  # rbf | imq (inverse multiquadratic)
             "bandwidth": "prior",  # prior: 2 latent_dim | authors: latent_dim^2 | a number, in units of |z - z'|^2
             "estimator": "unbiased",  # unbiased | biased
@@ -38,14 +55,14 @@ def cifar10(config: ConfigDict) -> None:
 
 def digits(config: ConfigDict) -> None:
     config.data.name = "digits"
-    config.model.update(latent_dim=16, channels=32, likelihood_variance=0.05)
+    config.model.update(latent_dim=16, channels=32, likelihood_variance=0.05, mmd_weight=1000.0)  # 64,196 parameters
     config.optimizer.update(learning_rate=2e-3, warmup_steps=100, ema_decay=0.99)
     config.train.update(steps=4000, batch_size=128, log_every=100, heldout_every=500, sample_every=1000, checkpoint_every=1000)
 
 
 def tiny(config: ConfigDict) -> None:
     config.data.name = "digits"
-    config.model.update(latent_dim=4, channels=8, likelihood_variance=0.1)
+    config.model.update(latent_dim=4, channels=8, likelihood_variance=0.1, mmd_weight=100.0)  # 4,532 parameters
     config.optimizer.update(learning_rate=5e-3, ema_decay=0.9)
     config.train.update(
         steps=150, batch_size=64, log_every=10, heldout_every=50, sample_every=75, samples=16, checkpoint_every=50

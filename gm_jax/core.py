@@ -76,7 +76,8 @@ class Likelihood(NamedTuple):
 
     `fn(variables, keys, images, labels=None, **options) -> [batch]`: the negative log-likelihood of discrete uint8 images in
     nats per image. `kind` says how to read it: "exact"; "bound" (never below the exact value in expectation); "estimate" (of
-    unknown sign). Divide by `pixels * channels * log 2` for bits/dim.
+    unknown sign); "code" (of the latent code of the image alone: part of a bound, no likelihood of the image). Divide by
+    `pixels * channels * log 2` for bits/dim.
     """
 
     name: str

@@ -117,9 +117,10 @@ def _evaluate(config: ConfigDict, workdir: pathlib.Path, flags: argparse.Namespa
 
 
 def _line(name: str, entry: Mapping[str, Any]) -> str:
-    spread = next((f" +- {entry[kind]:.2g}" for kind in ("std", "stderr") if kind in entry), "")
+    spread = next((f" +- {entry[kind]:.2g}" for kind in ("std", "stderr") if entry.get(kind) is not None), "")
+    value = entry["note"] if entry["value"] is None else f"{float(entry['value']):.5g}"
     origin = f"{entry['weights']} weights of step {entry['step']}" if entry["weights"] else "real images"
-    return f"{name}: {float(entry['value']):.5g}{spread} (n={entry['n']}, {origin})"
+    return f"{name}: {value}{spread} (n={entry['n']}, {origin})"
 
 
 def _compare(config: ConfigDict, flags: argparse.Namespace) -> None:

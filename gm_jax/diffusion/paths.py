@@ -63,17 +63,26 @@ def discrete_path(betas: Float[np.ndarray, " T"]) -> Path:
 
 
 def geometric_path(sigma_min: float, sigma_max: float, levels: int) -> Path:
-    """The noise levels of Song & Ermon 2019, section 4: alpha = 1, sigma(1..levels) a geometric sequence that ascends with t.
+    """Noise levels as of Song & Ermon 2019, section 4: alpha = 1, sigma(1..levels) a geometric sequence that ascends with t.
 
-    sigma(0) = 0; between the nodes sigma is linear, as in every table. Raises ValueError unless 0 < sigma_min < sigma_max and
-    there are at least two levels.
+    sigma is exponential also between the levels, and linear from sigma(0) = 0 to sigma(1) = sigma_min. Raises ValueError unless
+    0 < sigma_min < sigma_max and there are at least two levels.
     """
     if not 0 < sigma_min < sigma_max:
         raise ValueError(f"sigma_min={sigma_min:g} and sigma_max={sigma_max:g} must satisfy 0 < sigma_min < sigma_max")
     if levels < 2:
         raise ValueError(f"a sequence of noise levels needs at least 2, not {levels}")
-    sigmas = np.append(0.0, np.geomspace(sigma_min, sigma_max, levels))
-    return _table_path(np.ones_like(sigmas), sigmas)
+    rate = np.log(sigma_max / sigma_min) / (levels - 1)  # of log sigma, a level
+
+    def sigma(t):
+        t = jnp.asarray(t) * 1.0  # whole numbers too
+        return sigma_min * jnp.where(t > 1, jnp.exp(rate * (t - 1)), t)  # at t = 1 the slope of the way down, as in tables
+
+    def t_of_log_snr(log_snr):
+        ratio = jnp.exp(-log_snr / 2) / sigma_min
+        return jnp.where(ratio > 1, 1 + jnp.log(ratio) / rate, ratio)
+
+    return Path(lambda t: jnp.ones_like(jnp.asarray(t) * 1.0), sigma, t_of_log_snr, t_min=1.0, t_max=float(levels))
 
 
 def _table_path(alphas: np.ndarray, sigmas: np.ndarray) -> Path:

@@ -1,4 +1,4 @@
-"""The tasks that draw: samples, reconstructions, interpolation, denoising."""
+"""The tasks that draw: samples, interpolation, denoising."""
 
 import math
 from typing import Any
@@ -11,12 +11,10 @@ from gm_jax import images
 from gm_jax.core import DiagonalGaussian, Key, Model, Variables
 from gm_jax.evaluation.context import Context
 from gm_jax.evaluation.sample import sample
-from gm_jax.evaluation.statistics import mean_and_stderr
 
 TILE = 32  # a tile of a grid is at least so many pixels high and wide
 INTERPOLATION_STEPS = 8
 FRAMES, STRIP_FRAMES = 30, 10  # of the denoising animation and, evenly spaced among them, of the strip
-MEASURED_IMAGES = 10_000  # reconstruction errors are measured on at most so many test images
 
 
 def samples(context: Context) -> dict[str, Any]:
@@ -38,48 +36,6 @@ def latent_is_continuous(context: Context) -> bool:
     x, keys = jnp.zeros((1, *context.dataset.image_shape)), jax.random.split(jax.random.key(0), 1)
     z = jax.eval_shape(lambda *args: latent(context.model, *args), context.variables, keys, x)
     return all(jnp.issubdtype(leaf.dtype, jnp.floating) for leaf in jax.tree.leaves(z))
-
-
-def reconstructions(context: Context) -> dict[str, Any]:
-    """reconstructions.png: the first n test images, row by row over their reconstructions; and the errors on the test split.
-
-    Errors are those of the first 10 000 test images (of all, if fewer), whatever n:
-    `reconstruction_mse` is the mean squared error a pixel and channel in [-1, 1] units, `reconstruction_squared_error` the
-    same summed over an image, both of the decoder's output as it is, neither clipped nor rounded;
-    `reconstruction_psnr` is 10 log10(255^2 / mse) in dB, with the mse of uint8 images over all pixels of all images.
-    """
-    model = context.model
-
-    def reconstruct(variables, keys, originals):
-        x = images.to_float(originals)
-        encode_keys, decode_keys = jax.vmap(jax.random.split, out_axes=1)(keys)
-        x_hat = model.decode(variables, decode_keys, latent(model, variables, encode_keys, x))
-        rounded = images.to_uint8(x_hat)
-        byte_error = rounded.astype(jnp.float32) - originals.astype(jnp.float32)
-        axes = (1, 2, 3)
-        return rounded, jnp.square(x_hat.astype(jnp.float32) - x).sum(axes), jnp.square(byte_error).mean(axes)
-
-    def errors(*args):
-        return reconstruct(*args)[1:]
-
-    shown = context.dataset.x_test[: context.n]
-    rebuilt, *_ = context.map(reconstruct, len(shown), shown)
-    images.save_png(context.out / "reconstructions.png", _pairs_of_rows(shown, rebuilt))
-
-    x = context.dataset.x_test[:MEASURED_IMAGES]
-    squared, byte_mse = context.map(errors, len(x), x)
-    measured = {"n": len(x), "split": "test"}
-    return {
-        "reconstruction_mse": mean_and_stderr(squared / math.prod(x.shape[1:])) | measured,
-        "reconstruction_squared_error": mean_and_stderr(squared) | measured,
-        "reconstruction_psnr": {"value": psnr(byte_mse.mean(dtype=np.float64)), "unit": "dB"} | measured,
-        "pictures": ["reconstructions.png"],
-    }
-
-
-def psnr(mse: float) -> float:
-    """Peak signal-to-noise ratio in dB for a mean squared error on the scale 0..255; infinite for an error of zero."""
-    return 10 * math.log10(255**2 / mse) if mse else math.inf
 
 
 def interpolation(context: Context) -> dict[str, Any]:
@@ -131,11 +87,3 @@ def _grid(tiles: np.ndarray, columns: int | None = None) -> np.ndarray:
 def grid_of_rows(rows: np.ndarray) -> np.ndarray:
     """[row, column, H, W, C] as a grid."""
     return _grid(rows.reshape(-1, *rows.shape[2:]), columns=rows.shape[1])
-
-
-def _pairs_of_rows(above: np.ndarray, below: np.ndarray, columns: int = 8) -> np.ndarray:
-    """A grid in which a row of the one is followed by the row of the other."""
-    columns = min(columns, len(above))
-    empty = np.full((-len(above) % columns, *above.shape[1:]), images.BACKGROUND, np.uint8)
-    above, below = (np.concatenate([x, empty]).reshape(-1, columns, *x.shape[1:]) for x in (above, below))
-    return grid_of_rows(np.stack([above, below], axis=1).reshape(-1, columns, *above.shape[2:]))

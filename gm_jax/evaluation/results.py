@@ -5,7 +5,8 @@
 
 A metric has one entry for each protocol it was measured under: other weights, steps, n or sampling options stand beside each
 other, and only a repetition of the same measurement replaces its forerunner. A picture has the entry of its last drawing.
-The file is strict JSON: a number that is not finite is written as the string "nan", "inf" or "-inf".
+The file is strict JSON: a number that is not finite is written as the string "nan", "inf" or "-inf". Where there is no number
+to report, the value is null and a "note" says why.
 """
 
 import json
@@ -22,7 +23,8 @@ from gm_jax.errors import InputError
 from gm_jax.evaluation.context import Context, Task
 from gm_jax.images import write_atomically
 
-OUTCOME = ("value", "stderr", "versions", "device")  # all other fields of an entry tell one measurement from another
+# "rows": how many examples were looked at one by one. All other fields of an entry tell one measurement from another.
+OUTCOME = ("value", "stderr", "std", "per_class", "rows", "note", "versions", "device")
 
 
 def provenance(context: Context, name: str, task: Task) -> dict[str, Any]:

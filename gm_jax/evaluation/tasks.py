@@ -8,9 +8,11 @@ from typing import Any
 from gm_jax.errors import InputError
 from gm_jax.evaluation import extractors, pictures, results
 from gm_jax.evaluation.context import Context, Task
+from gm_jax.evaluation.latent import has_posterior, latent
 from gm_jax.evaluation.likelihood import likelihood
 from gm_jax.evaluation.neighbours import neighbours
 from gm_jax.evaluation.quality import default_n, quality
+from gm_jax.evaluation.reconstruction import reconstructions
 
 NEEDS = {  # what a task may ask of a model -> whether the model has it
     "encoder": lambda c: c.model.encode is not None,
@@ -18,6 +20,7 @@ NEEDS = {  # what a task may ask of a model -> whether the model has it
     "continuous latent": pictures.latent_is_continuous,
     "denoising trajectory": lambda c: c.model.trajectory is not None,
     "likelihood": lambda c: bool(c.model.likelihoods),
+    "posterior": has_posterior,
     "grey or RGB images": lambda c: c.dataset.image_shape[-1] in (1, 3),
 }
 
@@ -26,7 +29,7 @@ _PICTURE, _AUTOENCODER = ("grey or RGB images",), ("encoder", "decoder")
 TASKS = {
     "samples": Task(pictures.samples, "a grid of n samples", 64, _PICTURE, sampler=True),
     "reconstructions": Task(
-        pictures.reconstructions,
+        reconstructions,
         "n test images over their reconstructions; errors over the test split",
         16,
         (*_PICTURE, *_AUTOENCODER),
@@ -53,6 +56,13 @@ TASKS = {
         ("likelihood",),
         images_per_n=1,
         scales=True,
+    ),
+    "latent": Task(
+        latent,
+        "mutual information, rate and use of the latents of n training images, by default all",
+        50_000,
+        ("posterior",),
+        default_n=lambda c: len(c.dataset.x_train),
     ),
     "quality": Task(
         quality,

@@ -10,9 +10,9 @@ With q(z) the mean of q(z|x) over the data, p(z) = N(0, I) and p(x|z) = N(decode
 
 alpha = 1 is the MMD-VAE: no KL, lambda MMD^2; with a deterministic encoder it is the WAE. alpha = 0, lambda = 1 is the VAE.
 
-The scale of lambda goes with that of the reconstruction, which here is the negative log-likelihood summed over the pixels. The
+The scale of lambda goes with that of the reconstruction, which here is the negative log-likelihood, summed over the pixels. The
 authors take lambda = 1 with the squared error *averaged* over the pixels (their published example, MNIST), and 1000 with a
-summed log-likelihood; 1000 is the default.
+summed log-likelihood. A squared error is a log-likelihood times 2 sigma^2: so lambda sigma^2 tells settings apart.
 """
 
 from collections.abc import Callable, Sequence
@@ -92,7 +92,7 @@ def make(
     num_blocks: int = 1,
     encoder: str = "gaussian",
     alpha: float = 1.0,
-    mmd_weight: float = 1000.0,
+    mmd_weight: float = 10_000.0,
     kernel: str = "imq",
     bandwidth: float | str = "prior",
     estimator: str = "unbiased",

@@ -76,7 +76,8 @@ def metrics_over_training(runs: Sequence[Run]) -> list[Plot]:
         lines = []
         for run, entries in zip(runs, of_runs, strict=True):
             for way in _unique([entry.get("sampling") for entry in entries]):
-                of_way = sorted((e for e in entries if e.get("sampling") == way), key=lambda e: e["step"])
+                measured = (e for e in entries if e.get("sampling") == way and e["value"] is not None)
+                of_way = sorted(measured, key=lambda e: e["step"])
                 if len({entry["step"] for entry in of_way}) > 1:
                     x = [entry["step"] * run.summary["config"]["train"]["batch_size"] for entry in of_way]
                     y = [float(entry["value"]) for entry in of_way]
@@ -96,8 +97,11 @@ def quality_against_cost(runs: Sequence[Run]) -> list[Plot]:
         lines = []
         for run, entries in zip(runs, of_runs, strict=True):
             last = max((entry.get("step") or 0 for entry in entries), default=0)
-            points = sorted((e["nfe"], float(e["value"])) for e in entries if "nfe" in e and (e.get("step") or 0) == last)
-            lines.append((run.label, palette[run.label], *_transposed(points), {"marker": "o", "linestyle": ":"}))
+            judged = [entry for entry in entries if "nfe" in entry and (entry.get("step") or 0) == last]
+            for sampler in _unique([_sampler(entry) for entry in judged]):
+                points = sorted((e["nfe"], float(e["value"])) for e in judged if _sampler(e) == sampler)
+                style = {"marker": "osD^v"[len(lines) % 5], "linestyle": ":"}
+                lines.append((_way_label(run, sampler), palette[run.label], *_transposed(points), style))
         if is_distance(name) and len({nfe for line in lines for nfe in line[2]}) > 1:
             floor = tables.floors(column, summaries)
             plots += _plot(name, "network evaluations a sample (NFE)", column.conditions, lines, _log_x(floor))
@@ -124,7 +128,8 @@ def _sweep(model: str, key: str, values: Sequence[float], runs: Sequence[Run]) -
     for (name, conditions), of_runs in tables.entries(summaries).items():
         found = meaning(name)
         column = tables.Column(name, json.loads(conditions))
-        points = [(x, tables.cell(es, s["steps"]).value) for x, es, s in zip(values, of_runs, summaries, strict=True) if es]
+        cells = [tables.cell(es, s["steps"]) for es, s in zip(of_runs, summaries, strict=True)]
+        points = [(x, cell.value) for x, cell in zip(values, cells, strict=True) if cell.value is not None]
         if len(points) >= 3 and (found.main or found.group in (REPRESENTATION, OTHER.group)):
             line = (model, COLOURS[0], *_transposed(sorted(points)), {"marker": "o"})
             plots += _plot(name, f"{key} of {model}", column.conditions, [line], _log_x(tables.floors(column, summaries)))
@@ -204,6 +209,11 @@ def _transposed(points: Sequence[tuple[float, float]]) -> tuple[list[float], lis
 
 def _unique(values: Sequence[Any]) -> list[Any]:
     return [value for i, value in enumerate(values) if value not in values[:i]]
+
+
+def _sampler(entry: tables.Entry) -> dict[str, Any]:
+    """How an entry was sampled, but for the number of steps."""
+    return {key: value for key, value in entry.get("sampling", {}).items() if key != "steps"}
 
 
 def _way_label(run: Run, way: dict[str, Any] | None) -> str:

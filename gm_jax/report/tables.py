@@ -19,7 +19,7 @@ Summary = dict[str, Any]
 
 OUTCOME = {*results.OUTCOME, "std", "per_class", "seconds"}
 OF_THE_ROW = {"sampling", "nfe"}
-OF_THE_CELL = {"task", "seed", "step", "unit"}
+OF_THE_CELL = {"task", "seed", "step", "unit", "of"}
 COSTS = {  # metrics of results.json that say what a run costs
     "seconds_per_1000_samples": "s / 1000 samples",
     "flops_per_image": "FLOPs / image",
@@ -47,7 +47,8 @@ class Column(NamedTuple):
         plain = {
             k: v for k, v in self.protocol.items() if k not in ("kind", "options", "split", "n", "weights") and v is not None
         }
-        extra = [f"{key}={value}" for key, value in plain.items() if not isinstance(value, Mapping)]
+        rounded = {k: f"{v:.4g}" if isinstance(v, float) else v for k, v in plain.items()}
+        extra = [f"{key}={value}" for key, value in rounded.items() if not isinstance(value, Mapping)]
         options = [f"{key}={value}" for key, value in self.protocol.get("options", {}).items()]
         extractor = self.protocol.get("extractor", {}).get("name", "")
         if extractor.removeprefix("inception") not in self.name:
@@ -196,14 +197,19 @@ def cell(column: Sequence[Entry], steps: int) -> Cell:
     note = [f"at step {last}"] if last and last != steps else []
     if len(column) > 1:
         note.append("seeds " + ", ".join(str(entry.get("seed")) for entry in column))
-    values = [float(entry["value"]) for entry in column]
-    return Cell("; ".join(map(number, column)), ", ".join(note), sum(values) / len(values))
+    values = [float(entry["value"]) for entry in column if entry["value"] is not None]
+    return Cell("; ".join(map(number, column)), ", ".join(note), sum(values) / len(values) if values else None)
 
 
 def number(entry: Entry) -> str:
-    """Value ± error, the error to two digits and the value to the same place; "s.d." marks a standard deviation."""
+    """Value ± error, the error to two digits and the value to the same place; "s.d." marks a standard deviation.
+
+    Where there is no value, the note that says why.
+    """
+    if entry["value"] is None:
+        return entry["note"]
     value, error = float(entry["value"]), entry.get("stderr", entry.get("std"))
-    unit_of_entry = f" {entry['unit']}" if "unit" in entry else ""
+    unit_of_entry = f" {entry['unit']}" if "unit" in entry else f" of {entry['of']}" if "of" in entry else ""
     error = float(error) if error is not None else 0.0
     if not (math.isfinite(error) and error > 0 and math.isfinite(value)):
         return f"{value:.4g}{unit_of_entry}"

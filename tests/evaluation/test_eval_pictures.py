@@ -8,24 +8,7 @@ from gm_jax.evaluation import pictures
 from gm_jax.evaluation.likelihood import likelihood
 from gm_jax.evaluation.sample import sample
 from gm_jax.evaluation.statistics import mean_and_stderr
-
-
-def tiles_of(path, rows, columns, side=4):
-    """The tiles of a grid picture of side x side tiles, read back pixel by pixel: [rows, columns, side, side]."""
-    x = np.asarray(Image.open(path))
-    tile = 32  # magnified 8 times, 2 pixels between; then the whole
-    factor = x.shape[0] // (2 + rows * (tile + 2))
-    assert x.shape == ((2 + rows * (tile + 2)) * factor, (2 + columns * (tile + 2)) * factor)
-    x = x[::factor, ::factor]
-    cut = [[x[2 + r * 34 :, 2 + c * 34 :][:tile:8, :tile:8] for c in range(columns)] for r in range(rows)]
-    return np.array(cut)
-
-
-def rebuilt(x):
-    """What the toy model makes of test images: the second half of the pixels becomes 0.1."""
-    x_hat = images.to_float(x).reshape(len(x), 16).copy()
-    x_hat[:, 8:] = 0.1
-    return x_hat.reshape(x.shape)
+from tests.evaluation.tiles import tiles_of
 
 
 def test_samples_picture_shows_the_samples_by_index(context):
@@ -33,42 +16,6 @@ def test_samples_picture_shows_the_samples_by_index(context):
     shown = tiles_of(context.out / "samples.png", 2, 3).reshape(6, 4, 4)
     np.testing.assert_array_equal(shown[:5], sample(context.model, context.variables, 5, batch_size=4)[..., 0])
     assert (shown[5] == 255).all()
-
-
-def test_reconstruction_errors_are_those_of_numpy_over_the_whole_split(context):
-    entries = pictures.reconstructions(context._replace(n=3))
-    x = context.dataset.x_test
-    squared = ((rebuilt(x).astype(np.float64) - images.to_float(x)) ** 2).sum((1, 2, 3))
-    expected = {"reconstruction_mse": squared / 16, "reconstruction_squared_error": squared}
-    for name, values in expected.items():
-        assert entries[name]["value"] == pytest.approx(values.mean(), rel=1e-5)
-        assert entries[name]["stderr"] == pytest.approx(values.std(ddof=1) / np.sqrt(11), rel=1e-5)
-        assert entries[name]["n"] == 11 and entries[name]["split"] == "test"
-    byte_mse = np.mean((images.to_uint8(rebuilt(x)).astype(float) - x) ** 2)
-    assert entries["reconstruction_psnr"]["value"] == pytest.approx(10 * np.log10(255**2 / byte_mse), rel=1e-5)
-
-
-def test_reconstruction_errors_do_not_depend_on_batch_size(context):
-    one, other = (pictures.reconstructions(context._replace(n=2, batch_size=size)) for size in (3, 64))
-    for name in ("reconstruction_mse", "reconstruction_psnr"):
-        assert one[name]["value"] == pytest.approx(other[name]["value"], rel=1e-6)
-
-
-def test_reconstructions_picture_alternates_rows(context):
-    pictures.reconstructions(context._replace(n=10))
-    shown = tiles_of(context.out / "reconstructions.png", 4, 8)
-    x = context.dataset.x_test[:10]
-    below = images.to_uint8(rebuilt(x))[..., 0]
-    np.testing.assert_array_equal(shown[0], x[:8, ..., 0])
-    np.testing.assert_array_equal(shown[1], below[:8])
-    np.testing.assert_array_equal(shown[2, :2], x[8:, ..., 0])
-    np.testing.assert_array_equal(shown[3, :2], below[8:])
-    assert (shown[2:, 2:] == 255).all()
-
-
-def test_perfect_reconstruction_has_infinite_psnr():
-    assert pictures.psnr(0.0) == np.inf
-    assert pictures.psnr(255.0**2) == 0
 
 
 def test_interpolation_is_linear_in_the_latent_between_the_images(context):

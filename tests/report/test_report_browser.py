@@ -29,23 +29,26 @@ console.error = console.warn = (...words) => complaints.push(words.join(" "));
 </script>"""
 
 LOOK = """<script>
-window.addEventListener("load", async () => {
-  const pictures = [...document.images];
-  await Promise.allSettled(pictures.map((picture) => picture.decode()));
-  const shown = (film) => film.querySelector("canvas").toDataURL();
-  const films = [...document.querySelectorAll(".film")].map((film) => {
-    const slider = film.querySelector("input"), frames = [];
-    const last = shown(film);
-    for (let frame = 1; frame <= film.dataset.frames; frame++) {
-      slider.value = frame;
-      slider.dispatchEvent(new Event("input"));
-      frames.push(shown(film));
-    }
-    return { frames: new Set(frames).size, startsAtLast: last === frames.at(-1), says: film.querySelector("output").value };
-  });
+const shown = (film) => film.querySelector("canvas").toDataURL();
+function play(film) {
+  const slider = film.querySelector("input"), last = shown(film), frames = [];
+  for (let frame = 1; frame <= film.dataset.frames; frame++) {
+    slider.value = frame;
+    slider.dispatchEvent(new Event("input"));
+    frames.push(shown(film));
+  }
+  return { frames: new Set(frames).size, startsAtLast: last === frames.at(-1), says: film.querySelector("output").value };
+}
+window.addEventListener("load", () => {
+  const films = [...document.querySelectorAll(".film")].map(play);
   const wide = document.documentElement.scrollWidth > innerWidth;
-  const loaded = pictures.filter((picture) => picture.naturalWidth > 0).length;
-  document.documentElement.dataset.seen = JSON.stringify({ pictures: pictures.length, loaded, films, wide, complaints });
+  const report = () => {
+    const loaded = [...document.images].filter((picture) => picture.naturalWidth > 0).length;
+    const seen = { pictures: document.images.length, loaded, films, wide, complaints };
+    document.documentElement.dataset.seen = JSON.stringify(seen);
+  };
+  report();
+  setTimeout(report, 1000);  // complaints may come a little later
 });
 </script>"""
 
@@ -53,9 +56,9 @@ window.addEventListener("load", async () => {
 def look_at(page: str, path) -> dict:
     """What a browser sees of a page; messages of its console are complaints."""
     path.write_text(page.replace("<head>", f"<head>{LISTEN}", 1).replace("</body>", f"{LOOK}</body>"))
-    flags = ["--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--virtual-time-budget=20000"]
+    flags = ["--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--virtual-time-budget=5000"]
     flags += [f"--user-data-dir={path.parent / 'profile'}", "--enable-logging=stderr", "--window-size=1200,900"]
-    done = subprocess.run([CHROMIUM, *flags, "--dump-dom", path.as_uri()], capture_output=True, text=True, timeout=120)
+    done = subprocess.run([CHROMIUM, *flags, "--dump-dom", path.as_uri()], capture_output=True, text=True, timeout=300)
     seen = re.search('data-seen="([^"]*)"', done.stdout)
     assert seen, f"the page did not finish: {done.stderr[-2000:]}"
     return json.loads(html.unescape(seen[1])) | {"console": [line for line in done.stderr.splitlines() if "CONSOLE" in line]}

@@ -101,19 +101,23 @@ def test_metrics_over_training_are_proxies_and_metrics_of_several_checkpoints(ma
 
 
 def test_quality_is_set_against_cost_where_costs_differ(make_run, entry, floor):
-    slow = {DISTANCE: [entry(3.0, nfe=1000), entry(5.0, nfe=50, sampling={"steps": 50})], f"{DISTANCE}_floor": [floor(1.0)]}
+    ways = [entry(3.0, nfe=1000), entry(5.0, nfe=50, sampling={"steps": 50}), entry(4.0, nfe=20, sampling={"sampler": "heun"})]
+    slow = {DISTANCE: ways, f"{DISTANCE}_floor": [floor(1.0)]}
     one, other = make_run("a", metrics={DISTANCE: [entry(9.0)]}), make_run("b", metrics=slow)
     (plot,) = plots.quality_against_cost(read(one, other))
     assert plot.title == DISTANCE
+    assert ink(plot.svg, plots.COLOURS[1]) > ink(plot.svg, plots.COLOURS[0]) > 0
     assert plots.quality_against_cost(read(one)) == []
 
 
 def test_a_sweep_needs_runs_that_differ_in_one_number_only(make_run, entry):
     def run(name, beta, **others):
-        return make_run(name, beta=beta, metrics={"reconstruction_mse": [entry(beta)]}, **others)
+        unknown = [entry(None, note="infinite", step=step) for step in (100, 200)]
+        return make_run(name, beta=beta, metrics={"reconstruction_mse": [entry(beta)], "rate": unknown}, **others)
 
     betas = [run("a", 0.1), run("b", 1.0), run("c", 10.0)]
     assert titles(plots.sweeps(read(*betas))) == ["reconstruction_mse"]
+    assert plots.metrics_over_training(read(*betas)) == []  # what has no value is not drawn
     assert plots.sweeps(read(*betas[:2])) == []
     assert plots.sweeps(read(*betas[:2], run("d", 10.0, latent=9))) == []
 

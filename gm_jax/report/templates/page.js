@@ -7,5 +7,6 @@ for (const film of document.querySelectorAll(".film")) {
     shown.value = slider.value;
   };
   slider.addEventListener("input", draw);
-  frames.decode().then(draw);
+  if (frames.complete) draw();
+  else frames.addEventListener("load", draw);
 }
