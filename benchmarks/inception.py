@@ -1,6 +1,6 @@
 """The Inception network of the FID here and in PyTorch: features of CIFAR-sized images, on a CPU or a GPU.
 
-    python benchmarks/inception.py [--batch=16] [--rounds=5]
+    python -m benchmarks.inception [--batch=16] [--rounds=5]
 
 Needs PyTorch (`pip install torch`), with the same random weights in both. After checking that both compute the same features it
 prints, for taps 768 and 2048, the seconds per 1000 images and the ratio of median times. Interleaved, in one process; float32

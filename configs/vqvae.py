@@ -1,8 +1,17 @@
 """VQ-VAE with a gated PixelCNN prior (van den Oord et al. 2017 and 2016): both stages by one command.
 
-python train.py --config configs/vqvae.py          CIFAR-10: an 8x8 grid of 512 codes, then the prior
-python train.py --config configs/vqvae.py:digits
-python train.py --config configs/vqvae.py:tiny     seconds: a check that everything works
+  python train.py --config configs/vqvae.py          CIFAR-10: an 8x8 grid of 512 codes, then the prior
+  python train.py --config configs/vqvae.py:digits   a minute or two on two CPU cores
+  python train.py --config configs/vqvae.py:tiny     seconds: a check that everything works
+
+Settings of "cifar10": DeepMind's Sonnet example (vqvae_example.ipynb), which has batches of 32, pixels in [-0.5, 0.5] (the loss
+is the same on either scale) and a codebook learnt by gradient. The prior's settings are this project's own.
+
+Expected:
+  cifar10: not yet run.
+  digits: reconstruction MSE 0.031, perplexity 14.4 of 16 codes; the prior needs 28 nats an image, 2.5 of the 4 bits a code;
+    ELBO 4.58 bits/dim. Reconstructions and most samples are readable digits.
+  tiny: the loss of stage one falls from 1.1 to 0.3, the prior's from 43 to 26 nats.
 """
 
 from ml_collections import ConfigDict
@@ -32,7 +41,7 @@ def get_config(preset: str = "cifar10") -> ConfigDict:
         }
     )
     with config.unlocked():
-        # settings of the stages that differ from the common ones
+        # own settings of the stages; only the prior is averaged, so that codes and decoder stay of one kind
         config.optimizer.vqvae = {"learning_rate": 3e-4, "ema_decay": 0.0}
         config.optimizer.prior = {"learning_rate": 3e-4, "weight_decay": 0.0, "ema_decay": 0.999}
     if preset not in PRESETS:

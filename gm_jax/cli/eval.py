@@ -106,6 +106,7 @@ def _evaluate(config: ConfigDict, workdir: pathlib.Path, flags: argparse.Namespa
             judging=config.eval.to_dict(),
             stage=stages.stage,
             model_name=config.model.name,
+            workdir=workdir,
         )
         written = tasks.run(flags.tasks.split(","), context)
     for name, entry in written["metrics"].items():
@@ -119,8 +120,10 @@ def _evaluate(config: ConfigDict, workdir: pathlib.Path, flags: argparse.Namespa
 def _line(name: str, entry: Mapping[str, Any]) -> str:
     spread = next((f" +- {entry[kind]:.2g}" for kind in ("std", "stderr") if entry.get(kind) is not None), "")
     value = entry["note"] if entry["value"] is None else f"{float(entry['value']):.5g}"
-    origin = f"{entry['weights']} weights of step {entry['step']}" if entry["weights"] else "real images"
-    return f"{name}: {value}{spread} (n={entry['n']}, {origin})"
+    conditions = [f"n={entry['n']}"] if "n" in entry else []
+    if "weights" in entry:
+        conditions.append(f"{entry['weights']} weights of step {entry['step']}" if entry["weights"] else "real images")
+    return f"{name}: {value}{spread}" + (f" ({', '.join(conditions)})" if conditions else "")
 
 
 def _compare(config: ConfigDict, flags: argparse.Namespace) -> None:

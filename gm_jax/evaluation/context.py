@@ -28,6 +28,7 @@ class Context(NamedTuple):
     progress: Progress | None = None  # called with (done, total) by the task at work
     stage: Callable[[str], Progress] = lambda name: lambda done, total: None  # a progress of its own for a part of a task
     model_name: str = "this model"
+    workdir: Path | None = None  # of the run that the model comes from; None: no records of it are at hand
 
     def map(self, fn: Callable[..., PyTree], n: int, *rows: Any) -> PyTree:
         """`fn(variables, keys, *rows)` for n examples: `map_batches` under this context's seed and batch size."""
@@ -39,8 +40,8 @@ class Task(NamedTuple):
     """`fn(context)` writes pictures into `context.out` and returns what it measured.
 
     The returned dict maps a metric's name to its entry, a dict with at least "value"; an entry may state its own "n" and
-    "split". Under the name "pictures" stands the list of the files written, relative to `context.out`. A task never sees
-    `context.n` None.
+    "split", and under "without" the fields of its origin (`results.provenance`) that do not bear on it. Under the name
+    "pictures" stands the list of the files written, relative to `context.out`. A task never sees `context.n` None.
     """
 
     fn: Callable[[Context], dict[str, Any]]

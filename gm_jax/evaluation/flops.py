@@ -51,14 +51,11 @@ def _matrix_product(equation: Any) -> int:
 
 
 def _convolution(equation: Any) -> int:
-    p = equation.params
     lhs, kernel, out = (v.aval.shape for v in (*equation.invars, *equation.outvars))
-    of_lhs, of_kernel, of_out = p["dimension_numbers"]  # the axes: batch (or output) and feature, then space
+    of_lhs, of_kernel, of_out = equation.params["dimension_numbers"]  # the axes: batch (or output) and feature, then space
     space = zip(of_lhs[2:], of_kernel[2:], of_out[2:], strict=True)
-    # the kernel meets every output pixel; spread over a dilated input, every input pixel
-    taps = [
-        kernel[k] * (out[o] if dilation == 1 else lhs[i]) for (i, k, o), dilation in zip(space, p["lhs_dilation"], strict=True)
-    ]
+    # The kernel meets every pixel of the output; where the input has fewer (a transposed convolution), every one of the input.
+    taps = [kernel[k] * min(lhs[i], out[o]) for i, k, o in space]
     return 2 * out[of_out[0]] * out[of_out[1]] * kernel[of_kernel[1]] * math.prod(taps)
 
 

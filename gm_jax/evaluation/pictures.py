@@ -9,6 +9,7 @@ import numpy as np
 
 from gm_jax import images
 from gm_jax.core import DiagonalGaussian, Key, Model, Variables
+from gm_jax.errors import InputError
 from gm_jax.evaluation.context import Context
 from gm_jax.evaluation.sample import sample
 
@@ -23,6 +24,16 @@ def samples(context: Context) -> dict[str, Any]:
     drawn = sample(c.model, c.variables, c.n, c.seed, c.batch_size, options=c.options, progress=c.progress)
     images.save_png(c.out / "samples.png", _grid(drawn))
     return {"pictures": ["samples.png"]}
+
+
+def has_samples(context: Context) -> bool:
+    """Does the model sample? (A classifier does not.)"""
+    keys = jax.eval_shape(lambda: jax.random.split(jax.random.key(0), 1))
+    try:
+        jax.eval_shape(context.model.sample, context.variables, keys)
+    except InputError:
+        return False
+    return True
 
 
 def latent(model: Model, variables: Variables, keys: Key, x: jax.Array) -> jax.Array:

@@ -23,8 +23,10 @@ from gm_jax.errors import InputError
 from gm_jax.evaluation.context import Context, Task
 from gm_jax.images import write_atomically
 
-# "rows": how many examples were looked at one by one. All other fields of an entry tell one measurement from another.
-OUTCOME = ("value", "stderr", "std", "per_class", "rows", "note", "versions", "device")
+# "rows": how many examples were looked at one by one; "repeats": how many batches were timed; "steps": of training, by then.
+# All other fields of an entry tell one measurement from another.
+VALUES = ("value", "stderr", "std", "per_class", "by_objective", "rows", "repeats", "steps", "note")
+OUTCOME = (*VALUES, "versions", "device")
 
 
 def provenance(context: Context, name: str, task: Task) -> dict[str, Any]:
@@ -37,6 +39,13 @@ def provenance(context: Context, name: str, task: Task) -> dict[str, Any]:
     versions = {"gm_jax": gm_jax.__version__, "jax": jax.__version__, "flax": flax.__version__}
     device = f"{jax.local_device_count()} x {jax.local_devices()[0].device_kind}"
     return origin | {"versions": versions, "device": device}
+
+
+def with_origin(measured: dict[str, Any], origin: dict[str, Any]) -> dict[str, Any]:
+    """A task's entry under its origin, of which it may override fields, and leave out those that it names in "without"."""
+    without = measured.get("without", ())
+    kept = {field: value for field, value in origin.items() if field not in without}
+    return kept | {field: value for field, value in measured.items() if field != "without"}
 
 
 def read(path: Path) -> dict[str, Any]:

@@ -8,6 +8,8 @@ from typing import Any
 from gm_jax.errors import InputError
 from gm_jax.evaluation import extractors, pictures, results
 from gm_jax.evaluation.context import Context, Task
+from gm_jax.evaluation.cost import cost
+from gm_jax.evaluation.cost import default_n as default_n_of_cost
 from gm_jax.evaluation.latent import has_posterior, latent
 from gm_jax.evaluation.likelihood import likelihood
 from gm_jax.evaluation.neighbours import neighbours
@@ -15,6 +17,7 @@ from gm_jax.evaluation.quality import default_n, quality
 from gm_jax.evaluation.reconstruction import reconstructions
 
 NEEDS = {  # what a task may ask of a model -> whether the model has it
+    "samples": pictures.has_samples,
     "encoder": lambda c: c.model.encode is not None,
     "decoder": lambda c: c.model.decode is not None,
     "continuous latent": pictures.latent_is_continuous,
@@ -27,7 +30,7 @@ NEEDS = {  # what a task may ask of a model -> whether the model has it
 _PICTURE, _AUTOENCODER = ("grey or RGB images",), ("encoder", "decoder")
 
 TASKS = {
-    "samples": Task(pictures.samples, "a grid of n samples", 64, _PICTURE, sampler=True),
+    "samples": Task(pictures.samples, "a grid of n samples", 64, (*_PICTURE, "samples"), sampler=True),
     "reconstructions": Task(
         reconstructions,
         "n test images over their reconstructions; errors over the test split",
@@ -68,6 +71,7 @@ TASKS = {
         quality,
         "Frechet distance, KID, precision, recall ... of n samples, and of real images",
         1000,
+        ("samples",),
         sampler=True,
         judges=True,
         scales=True,
@@ -77,10 +81,18 @@ TASKS = {
         neighbours,
         "n samples beside the nearest training images, by pixels and by features",
         12,
-        _PICTURE,
+        (*_PICTURE, "samples"),
         images_per_n=1,
         sampler=True,
         judges=True,
+    ),
+    "cost": Task(
+        cost,
+        "parameters, FLOPs, time and memory: of training, and of drawing n samples at once",
+        64,
+        ("samples",),
+        sampler=True,
+        default_n=default_n_of_cost,
     ),
 }
 
@@ -126,7 +138,7 @@ def run(names: Sequence[str], context: Context) -> dict[str, Any]:
         measured = dict(tasks[name].fn(task_context._replace(progress=task_context.stage(name))))
         origin = results.provenance(task_context, name, tasks[name])
         files = dict.fromkeys(measured.pop("pictures", []), origin)
-        metrics = {metric: origin | entry for metric, entry in measured.items()}
+        metrics = {metric: results.with_origin(entry, origin) for metric, entry in measured.items()}
         results.merge(path, metrics, files)
         written["metrics"] |= metrics
         written["pictures"] |= files

@@ -87,7 +87,8 @@ def active_units(mean: Float[np.ndarray, "n latent"]) -> int:
 
 def code_information(indices: Int[np.ndarray, "n *grid"]) -> Information:
     """I(n; z) of a deterministic discrete code: the entropy of whole code maps, log n where no two images share theirs."""
-    return Information(_entropy(_map_numbers(indices)), None, float(np.log(len(indices))))
+    ceiling = float(np.log(len(indices)))
+    return Information(min(_entropy(_map_numbers(indices)), ceiling), None, ceiling)  # a rounding error may lie between
 
 
 def minibatch_code_information(indices: Int[np.ndarray, "n *grid"], batch: int = MINIBATCH, seed: int = 0) -> Information:

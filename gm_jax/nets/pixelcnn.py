@@ -26,7 +26,7 @@ class GatedLayer(nn.Module):
     num_classes: int | None = None
     dtype: jnp.dtype = jnp.float32
 
-    def setup(self):
+    def setup(self) -> None:
         dense = partial(nn.Dense, dtype=self.dtype)
         self.from_above = dense(2 * self.channels)
         self.down_to_row = dense(2 * self.channels)
@@ -68,7 +68,7 @@ class GatedPixelCNN(nn.Module):
     num_classes: int | None = None
     dtype: jnp.dtype = jnp.float32
 
-    def setup(self):
+    def setup(self) -> None:
         self.embedding = nn.Embed(self.num_codes, self.channels, self.dtype, embedding_init=nn.initializers.normal(1.0))
         self.layers = [GatedLayer(self.channels, self.num_classes, self.dtype) for _ in range(self.num_layers)]
         self.hidden = nn.Dense(self.channels, dtype=self.dtype)

@@ -68,8 +68,8 @@ def collect(runs: Sequence[Run]) -> list[DataSet]:
     return found
 
 
-def html(data_sets: Sequence[DataSet]) -> str:
-    """The page. It loads nothing from anywhere else, and its content policy forbids it."""
+def html(data_sets: Sequence[DataSet], remarks: Sequence[str] = ()) -> str:
+    """The page, with `remarks` at its top. It loads nothing from anywhere else, and its content policy forbids it."""
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("gm_jax.report"),
         autoescape=True,
@@ -79,6 +79,7 @@ def html(data_sets: Sequence[DataSet]) -> str:
     )
     context: dict[str, Any] = {
         "data_sets": data_sets,
+        "remarks": remarks,
         "version": gm_jax.__version__,
         "meaning": meaning,
         "figures": published.figures,
@@ -89,9 +90,9 @@ def html(data_sets: Sequence[DataSet]) -> str:
     return environment.get_template("page.html.j2").render(context)
 
 
-def markdown(data_sets: Sequence[DataSet]) -> str:
-    """The tables of the page."""
-    parts = ["# Report", "Pictures and plots are in `index.html`.", LEGEND]
+def markdown(data_sets: Sequence[DataSet], remarks: Sequence[str] = ()) -> str:
+    """The tables of the page, and its remarks."""
+    parts = ["# Report", *(f"**{remark}**" for remark in remarks), "Pictures and plots are in `index.html`.", LEGEND]
     for data in data_sets:
         parts += [f"## {data.name}", "### Measured", tables.markdown_of(data.table)]
         if data.published:

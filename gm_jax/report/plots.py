@@ -114,12 +114,18 @@ def sweeps(runs: Sequence[Run]) -> list[Plot]:
     kinds = _unique([run.summary["config"]["model"]["name"] for run in runs])
     for model in kinds:
         members = [run for run in runs if run.summary["config"]["model"]["name"] == model]
-        differing = tables.differences([run.summary for run in members])
-        keys = {key for own in differing for key in own}
-        values = [own.get(next(iter(keys))) for own in differing] if len(keys) == 1 else []
-        if len(set(values)) >= 3 and all(isinstance(value, int | float) for value in values):
-            plots += _sweep(model, keys.pop().removeprefix("model."), values, members)
+        differing = list(zip(tables.differences([run.summary for run in members]), members, strict=True))
+        for key in sorted({key for own, _ in differing for key in own}):
+            for rest in _unique([_without(own, key) for own, _ in differing]):  # a family shares all else
+                family = [(own.get(key), run) for own, run in differing if _without(own, key) == rest]
+                values = [value for value, _ in family]
+                if len(set(values)) >= 3 and all(isinstance(value, int | float) for value in values):
+                    plots += _sweep(model, key.removeprefix("model."), values, [run for _, run in family])
     return plots
+
+
+def _without(fields: dict[str, Any], key: str) -> dict[str, Any]:
+    return {name: value for name, value in fields.items() if name != key}
 
 
 def _sweep(model: str, key: str, values: Sequence[float], runs: Sequence[Run]) -> list[Plot]:

@@ -20,11 +20,15 @@ Summary = dict[str, Any]
 OUTCOME = {*results.OUTCOME, "std", "per_class", "seconds"}
 OF_THE_ROW = {"sampling", "nfe"}
 OF_THE_CELL = {"task", "seed", "step", "unit", "of"}
-COSTS = {  # metrics of results.json that say what a run costs
-    "seconds_per_1000_samples": "s / 1000 samples",
-    "flops_per_image": "FLOPs / image",
-    "peak_memory_bytes": "peak memory, bytes",
-    "compile_seconds": "compilation, s",
+COSTS = {  # metrics of results.json that say what a run costs: heading, and the unit it counts in
+    "cost_seconds_per_1000_samples": ("s / 1000 samples", 1),
+    "cost_network_flops_per_image": ("GFLOP / network evaluation", 1e9),
+    "cost_sample_flops_per_image": ("GFLOP / sample", 1e9),
+    "cost_train_flops_per_image": ("GFLOP / trained image", 1e9),
+    "cost_compile_seconds": ("compilation of the sampler, s", 1),
+    "cost_sampler_memory_bytes": ("memory of the sampler, MB", 1e6),
+    "cost_peak_device_memory_bytes": ("peak device memory, MB", 1e6),
+    "cost_peak_process_memory_bytes": ("peak memory of the process, MB", 1e6),
 }
 ABSENT = "not run"
 
@@ -132,7 +136,7 @@ def entries(summaries: Sequence[Summary]) -> dict[tuple[str, str], list[list[Ent
     for i, summary in enumerate(summaries):
         for name, of_name in summary["metrics"].items():
             base = name.removesuffix(FLOOR)
-            if name in COSTS or (base != name and base in measured):
+            if name.startswith("cost_") or (base != name and base in measured):
                 continue
             for entry in of_name:
                 conditions = {k: v for k, v in protocol(entry).items() if base == name or k not in ("real", "weights")}
@@ -261,8 +265,10 @@ def costs(labelled: Mapping[str, Summary]) -> tuple[list[str], list[list[str]]]:
         speed = _rounded(s["images_per_second"]) if s["images_per_second"] else "-"
         row = [label, f"{s['parameters']:,}", f"{s['steps']:,}", str(s["config"]["train"]["batch_size"]), f"{s['images']:,}"]
         row += [_rounded(s["epochs"]), _rounded(s["seconds"] / 60), speed, s["hardware"], ", ".join(map(str, s["nfe"])) or "-"]
-        rows.append(row + ["; ".join(map(_with_way, s["metrics"].get(name, []))) or "-" for name in extra])
-    return [*heads, *(COSTS[name] for name in extra)], rows
+        rows.append(
+            row + ["; ".join(_with_way(e, COSTS[name][1]) for e in s["metrics"].get(name, [])) or "-" for name in extra]
+        )
+    return [*heads, *(COSTS[name][0] for name in extra)], rows
 
 
 def _rounded(value: float) -> str:
@@ -270,10 +276,10 @@ def _rounded(value: float) -> str:
     return f"{float(f'{value:.3g}'):,.12g}"
 
 
-def _with_way(entry: Entry) -> str:
+def _with_way(entry: Entry, unit: float) -> str:
     options = [f"{key}={value}" for key, value in entry.get("sampling", {}).items()]
     where = [*options, *([f"NFE {entry['nfe']}"] if "nfe" in entry else []), *([entry["device"]] if "device" in entry else [])]
-    return number(entry) + (f" ({', '.join(where)})" if where else "")
+    return _rounded(entry["value"] / unit) + (f" ({', '.join(where)})" if where else "")
 
 
 def markdown(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

@@ -131,6 +131,7 @@ def test_progress_is_told_stage_by_stage(npz):
 
 
 def test_an_interrupted_comparison_goes_on(npz, chosen, monkeypatch, tmp_path):
+    monkeypatch.setattr("gm_jax.metrics.store.PART", 512)
     files = npz("a", made(2500)), npz("b", made(15, 1))
     expected = compare.compare(*files, SETTINGS)
     seen = []

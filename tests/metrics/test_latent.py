@@ -26,7 +26,7 @@ def brute_force(mean, logvar, rows, eps):
 
 
 @pytest.mark.parametrize("log_variance", [0.0, -3.0, -12.0])
-@pytest.mark.parametrize("offset", [0.0, 100.0])
+@pytest.mark.parametrize("offset", [0.0, 1e4])
 def test_log_ratios_are_those_of_brute_force(log_variance, offset):
     rng = np.random.default_rng(0)
     mean = offset + rng.normal(size=(90, 5))

@@ -159,11 +159,11 @@ def test_shards_of_a_batch_give_the_loss_and_gradient_of_the_whole(variables, ba
         np.testing.assert_allclose(ours.mean(0), theirs, rtol=1e-4, atol=1e-4 * float(jnp.abs(theirs).max()))
 
 
-def test_eight_devices_take_the_steps_of_one_in_either_mode(tmp_path):
+def test_eight_devices_take_the_step_of_one_in_either_mode(tmp_path):
     def config(parallel):
         model = {"name": "mmd_vae", "latent_dim": 4, "channels": 8, "num_blocks": 0}
         model |= {"mmd_weight": 1000.0, "likelihood_variance": 1.0}  # gradients of order one
-        return settings(model, parallel=parallel, optimizer=SGD | {"learning_rate": 1e-4}, steps=4)
+        return settings(model, parallel=parallel, optimizer=SGD | {"learning_rate": 1e-4}, steps=1)
 
     jobs = [(config(parallel), tmp_path / parallel, None) for parallel in ("jit", "pmap")]
     out, _ = finish(start_jobs(tmp_path / "jobs.json", jobs, devices=8))

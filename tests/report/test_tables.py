@@ -144,7 +144,7 @@ def test_short_tables_hold_the_main_metrics_in_a_fixed_order(make_run, entry):
 
 
 def test_costs_name_what_sampling_takes(make_run, entry):
-    metrics = {DISTANCE: [entry(1.0, nfe=50)], "seconds_per_1000_samples": [entry(40.8, nfe=50)]}
+    metrics = {DISTANCE: [entry(1.0, nfe=50)], "cost_seconds_per_1000_samples": [entry(40.8, nfe=50)]}
     (run,) = runs.read([make_run("a", metrics=metrics)])
     heads, (row,) = tables.costs({"a": run.summary})
     cells = dict(zip(heads, row, strict=True))

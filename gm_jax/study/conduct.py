@@ -1,0 +1,221 @@
+"""Trains, judges and reports the models of a study one after the other, from wherever a former call left off."""
+
+import json
+import math
+import pathlib
+import shutil
+import signal
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import IO, Any, NamedTuple
+
+import gm_jax
+from gm_jax.study import processes
+from gm_jax.study.entries import ROOT, Entry, Settings, spread
+from gm_jax.study.ledger import Ledger, State
+from gm_jax.study.view import View
+
+SAVE_EVERY = 10.0  # seconds between two notes of how long a training has had
+REHEARSAL_LOG = 16  # steps between two lines of a rehearsal's log; two lines tell the speed,
+REHEARSAL_SECONDS = 20.0  # or as many steps as take so long after the first one, which is said by
+FIRST_STEP = "the first dispatch took"
+# nothing but train steps, and what precedes them: compilation, and the features of the real images that curves are held against
+REHEARSAL = {"heldout_every": 0, "sample_every": 0, "proxy_every": 10**9, "checkpoint_every": 10**9, "log_every": REHEARSAL_LOG}
+DIED_OF_SIGTERM = -signal.SIGTERM  # before train.py was ready to save
+
+Tick = Callable[[float], None]
+
+
+class Commands(NamedTuple):
+    """How the programs are called that do the work."""
+
+    train: Sequence[str] = (sys.executable, str(ROOT / "train.py"))
+    evaluate: Sequence[str] = (sys.executable, str(ROOT / "eval.py"))
+    report: Sequence[str] = (sys.executable, "-m", "gm_jax.report")
+
+
+class Plan(NamedTuple):
+    """What the user asked for."""
+
+    directory: pathlib.Path
+    entries: Sequence[Entry]
+    settings: Mapping[str, Settings]  # by the entry's name
+    minutes: float | None = None  # wall-clock for training each model in this call; None: its own number of steps
+    n: int | None = None  # of eval.py
+    commands: Commands = Commands()
+
+
+class Failed(RuntimeError):
+    """A process of one model failed; the message is what it said last."""
+
+
+class Study:
+    """A call of the study. What outlives it is in the ledger and in the work directories."""
+
+    def __init__(self, plan: Plan, ledger: Ledger, lock: IO[str], view: View):
+        self.plan, self.ledger, self.lock, self.view = plan, ledger, lock, view
+
+    def conduct(self) -> dict[str, str]:
+        """Does all that is not done yet. Returns why models failed, by name; the others are not affected."""
+        for entry in self.plan.entries:
+            state = self.ledger[entry.name]
+            try:
+                self._train(entry, state)
+                self._evaluate(entry, state)
+                state.failed = ""
+            except Failed as error:
+                state.failed = str(error)
+                self.view.row(entry.name, "failed", text=state.failed)
+            self.ledger.save()
+            self._report()
+        failures = {e.name: self.ledger[e.name].failed for e in self.plan.entries if self.ledger[e.name].failed}
+        for entry in self.plan.entries:
+            if entry.name not in failures:  # its minutes are over; the next call adds to them
+                self.ledger[entry.name].granted += 60 * (self.plan.minutes or 0)
+        self.ledger.save()
+        return failures
+
+    # --- training
+
+    def _train(self, entry: Entry, state: State) -> None:
+        settings = self.plan.settings[entry.name]
+        limit = math.inf if self.plan.minutes is None else state.granted + 60 * self.plan.minutes
+        workdir = self._workdir(entry)
+        if state.trained >= settings.steps or (state.seconds >= limit and newest_step(workdir)):
+            self.view.row(entry.name, "trained", state.seconds, f"step {newest_step(workdir)}, before this call")
+            return
+        if self.plan.minutes is not None and not workdir.exists():
+            self._rehearse(entry, state)
+        had, saved = state.seconds, 0.0
+
+        def tick(seconds: float) -> None:
+            nonlocal saved
+            state.seconds = had + seconds
+            if seconds > saved + SAVE_EVERY:
+                saved = seconds
+                self.ledger.save()
+
+        fields = spread(settings, state.expected_steps or settings.steps) | state.fields
+        outcome = self._run(entry, "training", self._train_command(entry, workdir, fields), limit - had, tick=tick)
+        step = newest_step(workdir)
+        if outcome.code == 0:
+            state.trained = settings.steps
+        elif not (outcome.stopped and outcome.code in (128 + signal.SIGTERM, DIED_OF_SIGTERM)):
+            raise Failed(f"training: {reason(outcome)}")
+        elif step is None:
+            raise Failed(f"training: {self.plan.minutes:g} minutes were too few for a first step")
+        self.view.row(entry.name, "trained", state.seconds, f"step {step} of {settings.steps}")
+
+    def _rehearse(self, entry: Entry, state: State) -> None:
+        """Finds out how many steps --minutes will allow: it takes a few in a directory that is then thrown away.
+
+        Fields that are shares of that number are set here, once and for all. Programs that it compiles are found again by the
+        run itself.
+        """
+        settings = self.plan.settings[entry.name]
+        workdir = self.plan.directory / "rehearsals" / entry.name
+        shutil.rmtree(workdir, ignore_errors=True)
+        command = self._train_command(entry, workdir, {f"train.{key}": str(value) for key, value in REHEARSAL.items()})
+        first = math.inf  # when the first step was made
+
+        def enough() -> bool:
+            nonlocal first
+            if processes.last_line(self._log(entry)).startswith(FIRST_STEP):
+                first = min(first, time.monotonic())
+            return steps_and_rate(workdir)[0] >= 2 * REHEARSAL_LOG or time.monotonic() > first + REHEARSAL_SECONDS
+
+        outcome = self._run(entry, "rehearsal", command, enough=enough)
+        rate = steps_and_rate(workdir)[1] or 1 / outcome.seconds
+        shutil.rmtree(workdir, ignore_errors=True)
+        if not outcome.stopped and outcome.code != 0:
+            raise Failed(f"rehearsal: {reason(outcome)}")
+        allowed = max(1, round(60 * self.plan.minutes * rate))
+        if allowed < settings.steps:
+            state.expected_steps = allowed
+            state.fields = {key: str(max(1, round(share * allowed))) for key, share in entry.shares.items()}
+        self.ledger.save()
+        self.view.row(entry.name, "rehearsed", outcome.seconds, f"{rate:.3g} steps/s")
+
+    def _train_command(self, entry: Entry, workdir: pathlib.Path, fields: Mapping[str, str]) -> list[str]:
+        settings = self.plan.settings[entry.name]
+        flags = ["--config", settings.config, "--workdir", str(workdir), *config_flags(settings.fields | fields)]
+        return [*self.plan.commands.train, *flags]
+
+    # --- evaluation
+
+    def _evaluate(self, entry: Entry, state: State) -> None:
+        """All tasks, then the quality of samples drawn in the entry's other ways; what the newest checkpoint has is left."""
+        settings, workdir = self.plan.settings[entry.name], self._workdir(entry)
+        fields = {key: text for key, text in settings.fields.items() if key.startswith("eval.") or key == "data.dir"}
+        seconds = 0.0
+        for tasks, sampling in [("all", {}), *(("quality", sampling) for sampling in entry.samplings)]:
+            asked = fields | {key: str(value) for key, value in sampling.items()}
+            wanted = {"tasks": tasks, "fields": asked, "n": self.plan.n, "version": gm_jax.__version__}
+            wanted["step"] = newest_step(workdir)
+            if wanted in state.evaluated and (workdir / "results.json").is_file():
+                continue
+            n = [f"--n={self.plan.n}"] if self.plan.n else []
+            command = [*self.plan.commands.evaluate, "--workdir", str(workdir), f"--tasks={tasks}", *n, *config_flags(asked)]
+            outcome = self._run(entry, "evaluation", command)
+            seconds += outcome.seconds
+            if outcome.code != 0:
+                raise Failed(f"evaluation: {reason(outcome)}")
+            state.evaluated.append(wanted)
+            self.ledger.save()
+        self.view.row(entry.name, "evaluated", seconds, self.view.key_metrics(workdir))
+
+    # --- report
+
+    def _report(self) -> None:
+        """Over all models that have begun to train, with a remark for each that failed, here or in a former call."""
+        workdirs = [self._workdir(entry) for entry in self.plan.entries]
+        begun = [str(workdir) for workdir in workdirs if (workdir / "config.json").is_file()]
+        if not begun:
+            return
+        remarks = [f"{e.name} failed: {self.ledger[e.name].failed}" for e in self.plan.entries if self.ledger[e.name].failed]
+        flags = [*begun, "--out", str(self.plan.directory / "report"), *(f"--remark={remark}" for remark in remarks)]
+        log = self.plan.directory / "logs" / "report.log"
+        outcome = processes.run([*self.plan.commands.report, *flags], log, self.lock)
+        if outcome.code != 0:
+            self.view.row("report", "failed", text=reason(outcome))
+
+    def _workdir(self, entry: Entry) -> pathlib.Path:
+        return self.plan.directory / entry.name
+
+    def _log(self, entry: Entry) -> pathlib.Path:
+        return self.plan.directory / "logs" / f"{entry.name}.log"
+
+    def _run(
+        self, entry: Entry, stage: str, command: Sequence[str], limit: float = math.inf, tick: Tick | None = None, **hooks: Any
+    ) -> processes.Outcome:
+        log = self._log(entry)
+        with self.view.working(entry.name, stage, log) as show:
+            return processes.run(command, log, self.lock, limit, ticks=[show, *([tick] if tick else [])], **hooks)
+
+
+def config_flags(fields: Mapping[str, str]) -> list[str]:
+    """{"a.b": text} as flags of train.py and eval.py."""
+    return [f"--config.{key}={text}" for key, text in fields.items()]
+
+
+def newest_step(workdir: pathlib.Path) -> int | None:
+    """The step of a work directory's newest checkpoint; None if it has none."""
+    folder = workdir / "checkpoints"
+    steps = [int(path.name) for path in folder.iterdir() if path.name.isdecimal()] if folder.is_dir() else []
+    return max(steps, default=None)
+
+
+def steps_and_rate(workdir: pathlib.Path) -> tuple[int, float]:
+    """The last step that a run has logged, and its steps per second then; zeros before the first."""
+    log = workdir / "metrics.jsonl"
+    lines = [json.loads(line) for line in log.read_text().split("\n")[:-1]] if log.is_file() else []
+    timed = [line for line in lines if line.get("steps_per_second")]
+    return max((line["step"] for line in lines), default=0), timed[-1]["steps_per_second"] if timed else 0.0
+
+
+def reason(outcome: processes.Outcome) -> str:
+    """Why a process failed, as it said itself."""
+    if outcome.code < 0:
+        return f"died of {signal.Signals(-outcome.code).name}; its log ends in: {outcome.last_line}"
+    return outcome.last_line.removeprefix("error: ") or f"exit code {outcome.code}"
