@@ -8,7 +8,7 @@ CONSTRAINTS = $(shell $(BIN)/python -c 'import sys; print("-c constraints.txt" *
 
 demo: .venv/.installed
 	$(BIN)/python train.py --config configs/ddpm.py:digits --workdir runs/demo
-	$(BIN)/python eval.py --workdir runs/demo --tasks=samples,denoising,likelihood
+	$(BIN)/python eval.py --workdir runs/demo --tasks=samples,denoising,likelihood,quality,neighbours
 	$(BIN)/python -m gm_jax.report runs/demo --out runs/report
 
 test: lint

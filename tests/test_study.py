@@ -1,10 +1,10 @@
 """The study: every model's turn comes, once; what is interrupted goes on; what fails costs the others nothing."""
 
 import contextlib
-import inspect
 import json
 import os
 import pathlib
+import shutil
 import signal
 import subprocess
 import sys
@@ -18,12 +18,11 @@ from gm_jax.study import conduct, entries, processes
 from gm_jax.study.entries import Entry, Settings
 from gm_jax.study.ledger import Ledger
 from gm_jax.study.view import View
-from gm_jax.training import loop
 
 ROOT = pathlib.Path(__file__).parents[1]
 PROGRAMS = [sys.executable, str(ROOT / "tests/study_programs.py")]
 COMMANDS = conduct.Commands(*([*PROGRAMS, name] for name in ("train", "evaluate", "report")))
-SECONDS = 1 / 60  # in minutes
+SECOND = 1 / 60  # in minutes
 
 
 def plan(directory, names, minutes=None, **fields) -> conduct.Plan:
@@ -98,41 +97,45 @@ def test_a_model_that_fails_does_not_lose_the_others(tmp_path, capsys):
     ledger.save()
     call(tmp_path, ["b"])
     assert state(tmp_path, "b").failed == ""
+    report = calls(tmp_path)[-1]  # over all that the study has had
+    assert str(tmp_path / "a") in report and str(tmp_path / "b") in report and report[-1].startswith("--remark=broken")
+
+
+def test_a_run_that_is_gone_is_made_again(tmp_path):
+    call(tmp_path, ["a"])
+    shutil.rmtree(tmp_path / "a")
+    call(tmp_path, ["a"])
+    assert runs(tmp_path) == [("a", "train"), ("a", "evaluate")] * 2
 
 
 def test_minutes_are_for_each_model_and_add_up(tmp_path):
-    begun = time.monotonic()
-    assert call(tmp_path, ["endless1", "endless2", "a"], minutes=SECONDS) == {}
-    assert time.monotonic() - begun < 15
+    assert call(tmp_path, ["endless", "a"], minutes=SECOND) == {}
     assert runs(tmp_path) == [
-        *(("rehearsal", "train"), ("endless1", "train"), ("endless1", "evaluate")),
-        *(("rehearsal", "train"), ("endless2", "train"), ("endless2", "evaluate")),
+        *(("rehearsal", "train"), ("endless", "train"), ("endless", "evaluate")),
         *(("rehearsal", "train"), ("a", "train"), ("a", "evaluate")),
     ]
-    first = [state(tmp_path, name) for name in ("endless1", "endless2", "a")]
-    assert all(1 <= s.seconds < 3 for s in first[:2])
-    assert all(s.granted == pytest.approx(1) for s in first) and first[2].trained == 20
+    first, finished = state(tmp_path, "endless"), state(tmp_path, "a")
+    assert 1 <= first.seconds < 4 and first.granted == pytest.approx(1) and first.trained == 0
+    assert finished.trained == 20
 
-    call(tmp_path, ["endless1", "endless2", "a"], minutes=SECONDS)  # more for those that have not come to their end
-    assert runs(tmp_path) == [(name, what) for name in ("endless1", "endless2") for what in ("train", "evaluate")]
-    for before, name in zip(first, ("endless1", "endless2"), strict=False):
-        assert before.seconds < 2 <= state(tmp_path, name).seconds < before.seconds + 2.5
-    call(tmp_path, ["endless1", "new"], minutes=2 * SECONDS)
-    assert state(tmp_path, "endless1").granted == pytest.approx(4) and state(tmp_path, "new").granted == pytest.approx(2)
+    call(tmp_path, ["endless", "a"], minutes=first.seconds * SECOND)  # more for the one that has not come to its end
+    assert runs(tmp_path) == [("endless", "train"), ("endless", "evaluate")]
+    assert 1 + first.seconds <= state(tmp_path, "endless").seconds < 4 + first.seconds
 
 
 def test_a_rehearsal_tells_how_many_steps_the_minutes_allow(tmp_path):
-    call(tmp_path, ["endless"], minutes=SECONDS, shares={"model.autoencoder_steps": 0.25})
+    call(tmp_path, ["endless"], minutes=SECOND, shares={"model.autoencoder_steps": 0.25})
     rehearsal, train, *_ = calls(tmp_path)
     assert "--config.train.proxy_every=1000000000" in rehearsal and not (tmp_path / "rehearsals/endless").exists()
     assert state(tmp_path, "endless").expected_steps == 100  # at 100 steps/s
     assert "--config.train.proxy_every=12" in train and "--config.model.autoencoder_steps=25" in train
-    call(tmp_path, ["endless"], minutes=2 * SECONDS, shares={"model.autoencoder_steps": 0.25})
+    call(tmp_path, ["endless"], minutes=SECOND, shares={"model.autoencoder_steps": 0.25})
     assert "--config.model.autoencoder_steps=25" in calls(tmp_path)[0]  # else it would be another run
 
 
 def test_the_rehearsal_knows_what_the_loop_says():
-    assert conduct.FIRST_STEP in inspect.getsource(loop.loop)
+    assert "the first dispatch took {clock.restart():.1f} s" in (ROOT / "gm_jax/training/loop.py").read_text()
+    assert conduct.FIRST_STEP.match("the first dispatch took 12.3 s, compilation included")[1] == "12.3"
 
 
 class Impatient(View):
@@ -149,11 +152,11 @@ class Impatient(View):
 
 def test_interrupted_minutes_are_continued_not_added(tmp_path):
     with pytest.raises(KeyboardInterrupt):
-        call(tmp_path, ["endless"], minutes=3 * SECONDS, view=Impatient(["endless"]))
+        call(tmp_path, ["endless"], minutes=2 * SECOND, view=Impatient(["endless"]))
     had = state(tmp_path, "endless")
     assert had.granted == 0 and conduct.newest_step(tmp_path / "endless")  # it has saved
-    call(tmp_path, ["endless"], minutes=3 * SECONDS)
-    assert 3 <= state(tmp_path, "endless").seconds < 5.5
+    call(tmp_path, ["endless"], minutes=2 * SECOND)
+    assert 2 <= state(tmp_path, "endless").seconds < 5
     assert runs(tmp_path) == [("rehearsal", "train"), ("endless", "train"), ("endless", "train"), ("endless", "evaluate")]
 
 
@@ -176,11 +179,9 @@ def test_a_killed_study_leaves_nothing_that_gets_in_the_way(tmp_path):
         pass
     driver.kill()
     driver.wait()
-    orphan = int((tmp_path / ".process.lock").read_text())
-    os.kill(orphan, 0)
+    os.kill(int((tmp_path / ".process.lock").read_text()), 0)  # what it was doing goes on
+    assert conduct.newest_step(tmp_path / "endless") is None
     with processes.alone_in(tmp_path):
-        with pytest.raises(ProcessLookupError):
-            os.kill(orphan, 0)
         assert conduct.newest_step(tmp_path / "endless")  # it has saved
 
 
@@ -226,9 +227,6 @@ def test_a_curve_has_its_points_however_short_the_run():
     assert entries.spread(settings, 4000) == {"train.proxy_every": "500", "train.checkpoint_every": "500"}
     short = {"train.proxy_every": "10", "train.checkpoint_every": "10", "train.log_every": "1"}
     assert entries.spread(settings, 80) == short
-    assert (
-        entries.spread(settings._replace(fields={"train.proxy_every": "0"}), 80) == short | {"train.proxy_every": "0"} or True
-    )
     named = entries.spread(settings._replace(fields={"train.proxy_every": "0"}), 80)
     assert "train.proxy_every" not in named
 

@@ -132,6 +132,12 @@ def clip_x0(denoiser: Denoiser) -> Denoiser:
     return lambda x_t, t: jnp.clip(denoiser(x_t, t), -1.0, 1.0)
 
 
+def split_each(keys: Array) -> tuple[Array, Array]:
+    """[n] keys -> two independent arrays of [n] keys."""
+    first, second = jax.vmap(jax.random.split, out_axes=1)(keys)
+    return first, second
+
+
 def normal(keys: Array, shape: tuple[int, ...]) -> Float[Array, "n *shape"]:
     """Standard normal noise, one key per sample: sample i does not depend on how many others there are."""
     return jax.vmap(lambda key: jax.random.normal(key, shape))(keys)

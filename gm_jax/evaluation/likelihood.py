@@ -15,8 +15,9 @@ def likelihood(context: Context) -> dict[str, Any]:
     """Every negative log-likelihood that the model offers, as mean and standard error over the first n test images.
 
     Two entries each: `NAME_nats` (nats per image) and `NAME_bits_per_dim` (the same / (height * width * channels * log 2)).
-    "kind" says how to read them: "exact", "bound" (never below the exact value in expectation) or "estimate".
-    An option that a likelihood was given (samples, terms, full ...) is part of its entry; one that none knows is an InputError.
+    "kind" says how to read them: "exact", "bound" (never below the exact value in expectation), "estimate", or
+    "code" (the length of a latent code alone). An option that a likelihood was given (samples, terms, full ...) is part of its
+    entry; one that none knows is an InputError.
     """
     known = {option for term in context.model.likelihoods for option in _options(term)}
     for option in context.likelihood_options:

@@ -104,15 +104,9 @@ def sample(
       frames: keep so many evenly spaced x_t (at most one a step), the last being the images: [frames, n, ...], not [n, ...].
     """
     times = grid(path, int(path.t_max), "nodes") if times is None else times
-    initial_keys, step_keys = split_each(keys)
+    initial_keys, step_keys = samplers.split_each(keys)
     x_T = samplers.initial_noise(path, initial_keys, image_shape)
     return samplers.simulate(step_keys, sampler(path, denoiser), x_T, times, frames)
-
-
-def split_each(keys: Key) -> tuple[Key, Key]:
-    """[n] keys -> two independent arrays of [n] keys."""
-    pairs = jax.vmap(jax.random.split)(keys)
-    return pairs[:, 0], pairs[:, 1]
 
 
 def make(
@@ -178,7 +172,7 @@ def make(
         return lambda x_t, t: net.apply({"params": params["unet"]}, x_t, t - 1, **kwargs)  # the paper's steps are 0..T-1
 
     def loss(params, state, key, batch: Batch, *, step, train):
-        t_keys, eps_keys = split_each(batch.keys)
+        t_keys, eps_keys = samplers.split_each(batch.keys)
         t = jax.vmap(lambda k: jax.random.randint(k, (), 1, timesteps + 1))(t_keys).astype(jnp.float32)
         eps = samplers.normal(eps_keys, image_shape)
         predict = predictor(params, train=train, rngs={"dropout": key})

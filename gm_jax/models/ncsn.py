@@ -125,7 +125,7 @@ def make(
         return score
 
     def loss(params, state, key, batch: Batch, *, step, train):
-        t_keys, eps_keys = split_each(batch.keys)
+        t_keys, eps_keys = samplers.split_each(batch.keys)
         t = jax.vmap(lambda k: jax.random.randint(k, (), 1, levels + 1))(t_keys).astype(jnp.float32)
         score = score_network(params, train=train, rngs={"dropout": key})
         dsm = denoising_score_matching(path, score, batch.x, t, samplers.normal(eps_keys, image_shape)).mean()
@@ -139,7 +139,7 @@ def make(
 
     def trajectory(variables, keys, labels=None, *, frames, **options):
         sampler, times, _ = plan(**options)
-        initial_keys, step_keys = split_each(keys)
+        initial_keys, step_keys = samplers.split_each(keys)
         x_L = samplers.initial_noise(path, initial_keys, image_shape)
         return samplers.simulate(step_keys, sampler(path, denoiser(variables, labels)), x_L, times, frames)
 
@@ -168,9 +168,3 @@ def _unet(image_shape, *, channel_multipliers, num_levels, **settings) -> UNet:
 
 
 NETWORKS = {"refinenet": _refinenet, "unet": _unet}
-
-
-def split_each(keys: Key) -> tuple[Key, Key]:
-    """[n] keys -> two independent arrays of [n] keys."""
-    first, second = jax.vmap(jax.random.split, out_axes=1)(keys)
-    return first, second

@@ -27,6 +27,7 @@ MEANINGS = {
     r"density": Meaning(QUALITY, "density", "higher"),
     r"coverage": Meaning(QUALITY, "coverage", "higher"),
     r"nearest_\w+_distance": Meaning(QUALITY, "distance to the nearest training image"),
+    r"codes_(bits_per_dim|nats)": Meaning(REPRESENTATION, "length of the codes under the prior", "lower"),
     r"elbo_bits": Meaning(LIKELIHOOD, "ELBO", "lower", True),
     r"iwae_bits": Meaning(LIKELIHOOD, "IWAE", "lower", True),
     r"variational_bound_bits": Meaning(LIKELIHOOD, "variational bound", "lower", True),
@@ -39,9 +40,13 @@ MEANINGS = {
     r"reconstruction_squared_error": Meaning(RECONSTRUCTION, "squared error an image, pixels in [-1, 1]", "lower"),
     r"reconstruction_psnr": Meaning(RECONSTRUCTION, "peak signal-to-noise ratio", "higher"),
     r"reconstruction_ssim": Meaning(RECONSTRUCTION, "structural similarity", "higher"),
-    r"mutual_information|index_code_mi|rate": Meaning(REPRESENTATION, "information in the latent", "", True),
+    r"mutual_information_minibatch": Meaning(REPRESENTATION, "minibatch estimate of the information"),
+    r"mutual_information": Meaning(REPRESENTATION, "information of the latent on the image", "", True),
+    r"rate": Meaning(REPRESENTATION, "mean KL to the prior, or length of the codes under it", "", True),
     r"marginal_kl": Meaning(REPRESENTATION, "KL of the aggregate posterior to the prior"),
     r"active_units": Meaning(REPRESENTATION, "latent dimensions in use", "", True),
+    r"code_perplexity": Meaning(REPRESENTATION, "perplexity of the codes"),
+    r"codes_used": Meaning(REPRESENTATION, "codes in use"),
 }
 OTHER = Meaning("other", "")
 FLOOR = "_floor"  # ends the name of what real images get under the protocol that the rest of the name says

@@ -120,7 +120,8 @@ def sweeps(runs: Sequence[Run]) -> list[Plot]:
                 family = [(own.get(key), run) for own, run in differing if _without(own, key) == rest]
                 values = [value for value, _ in family]
                 if len(set(values)) >= 3 and all(isinstance(value, int | float) for value in values):
-                    plots += _sweep(model, key.removeprefix("model."), values, [run for _, run in family])
+                    label = ", ".join([model, *(f"{name.removeprefix('model.')}={value}" for name, value in rest.items())])
+                    plots += _sweep(label, f"{key.removeprefix('model.')} of {model}", values, [run for _, run in family])
     return plots
 
 
@@ -128,17 +129,17 @@ def _without(fields: dict[str, Any], key: str) -> dict[str, Any]:
     return {name: value for name, value in fields.items() if name != key}
 
 
-def _sweep(model: str, key: str, values: Sequence[float], runs: Sequence[Run]) -> list[Plot]:
+def _sweep(label: str, x: str, values: Sequence[float], runs: Sequence[Run]) -> list[Plot]:
     summaries = [run.summary for run in runs]
     plots = []
     for (name, conditions), of_runs in tables.entries(summaries).items():
         found = meaning(name)
         column = tables.Column(name, json.loads(conditions))
         cells = [tables.cell(es, s["steps"]) for es, s in zip(of_runs, summaries, strict=True)]
-        points = [(x, cell.value) for x, cell in zip(values, cells, strict=True) if cell.value is not None]
+        points = [(value, cell.value) for value, cell in zip(values, cells, strict=True) if cell.value is not None]
         if len(points) >= 3 and (found.main or found.group in (REPRESENTATION, OTHER.group)):
-            line = (model, COLOURS[0], *_transposed(sorted(points)), {"marker": "o"})
-            plots += _plot(name, f"{key} of {model}", column.conditions, [line], _log_x(tables.floors(column, summaries)))
+            line = (label, COLOURS[0], *_transposed(sorted(points)), {"marker": "o"})
+            plots += _plot(name, x, column.conditions, [line], _log_x(tables.floors(column, summaries)))
     return plots
 
 
@@ -166,7 +167,10 @@ def _plot(title: str, x: str, y: str, lines: Sequence[Line], arrange: Callable[[
             axes.xaxis.set_major_formatter(EngFormatter(sep=""))  # 20k, 3M
         if arrange:
             arrange(axes)
-        axes.legend()
+        if len(lines) > 5:  # beside the curves, which it would hide
+            axes.legend(loc="center left", bbox_to_anchor=(1.0, 0.5), fontsize=7)
+        else:
+            axes.legend()
         buffer = io.BytesIO()
         FigureCanvasSVG(figure).print_svg(buffer, metadata={"Date": None})
     return [Plot(title, buffer.getvalue())]
@@ -218,8 +222,8 @@ def _unique(values: Sequence[Any]) -> list[Any]:
 
 
 def _sampler(entry: tables.Entry) -> dict[str, Any]:
-    """How an entry was sampled, but for the number of steps."""
-    return {key: value for key, value in entry.get("sampling", {}).items() if key != "steps"}
+    """How an entry was sampled, but for the number of steps and what goes with it."""
+    return {key: value for key, value in entry.get("sampling", {}).items() if key not in ("steps", "inner_steps", "epsilon")}
 
 
 def _way_label(run: Run, way: dict[str, Any] | None) -> str:

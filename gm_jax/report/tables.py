@@ -215,7 +215,7 @@ def number(entry: Entry) -> str:
     value, error = float(entry["value"]), entry.get("stderr", entry.get("std"))
     unit_of_entry = f" {entry['unit']}" if "unit" in entry else f" of {entry['of']}" if "of" in entry else ""
     error = float(error) if error is not None else 0.0
-    if not (math.isfinite(error) and error > 0 and math.isfinite(value)):
+    if not (math.isfinite(error) and error > 1e-9 * abs(value) and math.isfinite(value)):  # less is rounding
         return f"{value:.4g}{unit_of_entry}"
     places = max(0, 1 - math.floor(math.log10(error)))
     return f"{value:.{places}f} ± {error:.{places}f}{'' if 'stderr' in entry else ' s.d.'}{unit_of_entry}"

@@ -1,14 +1,15 @@
 """The command line: `python -m gm_jax.study --help`.
 
-Exit codes: 0 done; 1 a model failed; 2 bad input; 130 Ctrl-C; 143 SIGTERM or SIGHUP, after the process at work has saved.
+Exit codes: 0 done; 1 a model failed; 2 bad input; 130 Ctrl-C, 143 SIGTERM, 129 SIGHUP, after the process at work has saved.
 """
 
 import argparse
+import contextlib
 import math
 import pathlib
 import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 from gm_jax.cli.flags import Parser, parse, whole
 from gm_jax.cli.running import run
@@ -54,9 +55,7 @@ def _study(argv: Sequence[str]) -> int:
     directory = pathlib.Path(flags.workdir or f"runs/study-{flags.preset}").absolute()
     if directory.is_file():
         raise InputError(f"{directory} is a file; choose another --workdir")
-    with processes.alone_in(directory) as lock:
-        for number in (signal.SIGTERM, signal.SIGHUP):
-            signal.signal(number, _stop)
+    with processes.alone_in(directory) as lock, _stopping():
         ledger = Ledger(directory, flags.preset)
         plan = conduct.Plan(directory, chosen, settings, flags.minutes, flags.n)
         failures = conduct.Study(plan, ledger, lock, View([entry.name for entry in chosen])).conduct()
@@ -67,8 +66,19 @@ def _study(argv: Sequence[str]) -> int:
     return 1 if failures else 0
 
 
-def _stop(number: int, _: object) -> None:
-    raise SystemExit(128 + signal.SIGTERM)
+@contextlib.contextmanager
+def _stopping() -> Iterator[None]:
+    """SIGTERM, and the end of the terminal, leave the study as Ctrl-C does: the process at work is stopped first."""
+
+    def stop(number: int, _: object) -> None:
+        raise SystemExit(128 + number)
+
+    before = {number: signal.signal(number, stop) for number in (signal.SIGTERM, signal.SIGHUP)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def _minutes(text: str) -> float:

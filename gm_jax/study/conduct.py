@@ -3,6 +3,7 @@
 import json
 import math
 import pathlib
+import re
 import shutil
 import signal
 import sys
@@ -19,7 +20,8 @@ from gm_jax.study.view import View
 SAVE_EVERY = 10.0  # seconds between two notes of how long a training has had
 REHEARSAL_LOG = 16  # steps between two lines of a rehearsal's log; two lines tell the speed,
 REHEARSAL_SECONDS = 20.0  # or as many steps as take so long after the first one, which is said by
-FIRST_STEP = "the first dispatch took"
+FIRST_STEP = re.compile(r"the first dispatch took ([\d.]+) s")
+LEAST_SHARE = 0.25  # of its minutes that a run spends in steps, however long the rehearsal had to compile
 # nothing but train steps, and what precedes them: compilation, and the features of the real images that curves are held against
 REHEARSAL = {"heldout_every": 0, "sample_every": 0, "proxy_every": 10**9, "checkpoint_every": 10**9, "log_every": REHEARSAL_LOG}
 DIED_OF_SIGTERM = -signal.SIGTERM  # before train.py was ready to save
@@ -81,8 +83,10 @@ class Study:
     def _train(self, entry: Entry, state: State) -> None:
         settings = self.plan.settings[entry.name]
         limit = math.inf if self.plan.minutes is None else state.granted + 60 * self.plan.minutes
-        workdir = self._workdir(entry)
-        if state.trained >= settings.steps or (state.seconds >= limit and newest_step(workdir)):
+        workdir = self._workdir(entry.name)
+        if newest_step(workdir) is None:  # whatever it has had is lost
+            state.seconds, state.trained = 0.0, 0
+        if state.trained >= settings.steps or state.seconds >= limit:
             self.view.row(entry.name, "trained", state.seconds, f"step {newest_step(workdir)}, before this call")
             return
         if self.plan.minutes is not None and not workdir.exists():
@@ -117,20 +121,22 @@ class Study:
         workdir = self.plan.directory / "rehearsals" / entry.name
         shutil.rmtree(workdir, ignore_errors=True)
         command = self._train_command(entry, workdir, {f"train.{key}": str(value) for key, value in REHEARSAL.items()})
-        first = math.inf  # when the first step was made
+        compiled = compilation = 0.0  # when its first step was made, and how long that took
 
         def enough() -> bool:
-            nonlocal first
-            if processes.last_line(self._log(entry)).startswith(FIRST_STEP):
-                first = min(first, time.monotonic())
-            return steps_and_rate(workdir)[0] >= 2 * REHEARSAL_LOG or time.monotonic() > first + REHEARSAL_SECONDS
+            nonlocal compiled, compilation
+            if not compiled and (said := FIRST_STEP.match(processes.last_line(self._log(entry)))):
+                compiled, compilation = time.monotonic(), float(said[1])
+            taken = time.monotonic() - compiled if compiled else 0.0
+            return steps_and_rate(workdir)[0] >= 2 * REHEARSAL_LOG or taken > REHEARSAL_SECONDS
 
         outcome = self._run(entry, "rehearsal", command, enough=enough)
         rate = steps_and_rate(workdir)[1] or 1 / outcome.seconds
         shutil.rmtree(workdir, ignore_errors=True)
         if not outcome.stopped and outcome.code != 0:
             raise Failed(f"rehearsal: {reason(outcome)}")
-        allowed = max(1, round(60 * self.plan.minutes * rate))
+        seconds = 60 * self.plan.minutes
+        allowed = max(1, round(rate * max(seconds - compilation, LEAST_SHARE * seconds)))
         if allowed < settings.steps:
             state.expected_steps = allowed
             state.fields = {key: str(max(1, round(share * allowed))) for key, share in entry.shares.items()}
@@ -146,7 +152,7 @@ class Study:
 
     def _evaluate(self, entry: Entry, state: State) -> None:
         """All tasks, then the quality of samples drawn in the entry's other ways; what the newest checkpoint has is left."""
-        settings, workdir = self.plan.settings[entry.name], self._workdir(entry)
+        settings, workdir = self.plan.settings[entry.name], self._workdir(entry.name)
         fields = {key: text for key, text in settings.fields.items() if key.startswith("eval.") or key == "data.dir"}
         seconds = 0.0
         for tasks, sampling in [("all", {}), *(("quality", sampling) for sampling in entry.samplings)]:
@@ -168,20 +174,20 @@ class Study:
     # --- report
 
     def _report(self) -> None:
-        """Over all models that have begun to train, with a remark for each that failed, here or in a former call."""
-        workdirs = [self._workdir(entry) for entry in self.plan.entries]
+        """Over all models that have begun to train, in former calls too, with a remark for each that failed."""
+        workdirs = [self._workdir(name) for name in self.ledger.names()]
         begun = [str(workdir) for workdir in workdirs if (workdir / "config.json").is_file()]
         if not begun:
             return
-        remarks = [f"{e.name} failed: {self.ledger[e.name].failed}" for e in self.plan.entries if self.ledger[e.name].failed]
+        remarks = [f"{name} failed: {self.ledger[name].failed}" for name in self.ledger.names() if self.ledger[name].failed]
         flags = [*begun, "--out", str(self.plan.directory / "report"), *(f"--remark={remark}" for remark in remarks)]
         log = self.plan.directory / "logs" / "report.log"
         outcome = processes.run([*self.plan.commands.report, *flags], log, self.lock)
         if outcome.code != 0:
             self.view.row("report", "failed", text=reason(outcome))
 
-    def _workdir(self, entry: Entry) -> pathlib.Path:
-        return self.plan.directory / entry.name
+    def _workdir(self, name: str) -> pathlib.Path:
+        return self.plan.directory / name
 
     def _log(self, entry: Entry) -> pathlib.Path:
         return self.plan.directory / "logs" / f"{entry.name}.log"

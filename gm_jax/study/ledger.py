@@ -44,6 +44,10 @@ class Ledger:
     def __getitem__(self, name: str) -> State:
         return self._states.setdefault(name, State())
 
+    def names(self) -> list[str]:
+        """Of all models that the study has had."""
+        return list(self._states)
+
     def save(self) -> None:
         from gm_jax.images import write_atomically  # here: it loads JAX
 

@@ -93,7 +93,8 @@ def run(
                     process.terminate()
                 if stopped and seconds > limit + GRACE:
                     process.kill()
-                time.sleep(POLL)
+                with contextlib.suppress(subprocess.TimeoutExpired):
+                    process.wait(POLL)
         except BaseException:
             _stop(process)
             raise

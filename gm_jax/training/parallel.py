@@ -7,7 +7,7 @@ Both take the same steps to float tolerance (dropout aside, whose masks differ).
 """
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -93,7 +93,8 @@ def pmap_parallel() -> Parallel:
     take = jax.jit(lambda tree, rows: jax.tree.map(lambda a: split(a[rows]), tree), out_shardings=by_device)
 
     def compile(dispatch):
-        compiled = jax.pmap(dispatch, AXIS, in_axes=(0, 0, 0, None), static_broadcasted_argnums=4, donate_argnums=0)
+        pmapped = jax.pmap(dispatch, AXIS, in_axes=(0, 0, 0, None), static_broadcasted_argnums=4, donate_argnums=0)
+        compiled = _one_at_a_time(pmapped)
 
         def run(ts, images, labels, n, active):
             ts, output, ok = compiled(ts, images, labels, n, active)
@@ -110,11 +111,16 @@ def pmap_parallel() -> Parallel:
         replicated=replicated,
         put_state=each(lambda a: jnp.broadcast_to(a, (mesh.size, *jnp.shape(a))), by_device),
         get_state=each(lambda a: a[0], replicated),
-        put_batch=lambda tree: put_global(jax.tree.map(split, tree), by_device),
-        gather=lambda tree, rows: take(tree, put_global(rows, replicated)),
+        put_batch=_one_at_a_time(lambda tree: put_global(jax.tree.map(split, tree), by_device)),
+        gather=_one_at_a_time(lambda tree, rows: take(tree, put_global(rows, replicated))),
         put_resident=lambda tree: put_global(tree, replicated),
         compile=compile,
     )
+
+
+def _one_at_a_time(fn: Callable[..., Any]) -> Callable[..., Any]:
+    """`fn` itself; on a CPU it waits for its result: more collectives in flight than threads there would block each other."""
+    return fn if jax.default_backend() != "cpu" else lambda *args: jax.block_until_ready(fn(*args))
 
 
 PARALLEL = {"jit": jit_parallel, "pmap": pmap_parallel}

@@ -82,7 +82,7 @@ def test_loss_of_a_perfect_network_is_0_and_of_a_silent_one_the_power_of_the_tar
 
 def test_sample_is_p_sample_applied_T_times(batch):
     denoiser = lambda x, t: 0.3 * jnp.tanh(x)  # noqa: E731
-    x_keys, keys = ddpm.split_each(batch.keys)
+    x_keys, keys = samplers.split_each(batch.keys)
     x = samplers.initial_noise(PATH, x_keys, (4, 4, 1))
     p_sample = jax.jit(partial(ddpm.p_sample, PATH, denoiser))
     for k, t in enumerate(range(T, 0, -1)):
@@ -108,7 +108,7 @@ def test_loss_draws_its_times_and_noise_from_the_keys_of_the_batch(batch):
     again, _ = loss(silent.params, silent.state, jax.random.key(6), batch)
     assert value == again == metrics["v_mse"] and state == {}
 
-    t_keys, eps_keys = ddpm.split_each(batch.keys)
+    t_keys, eps_keys = samplers.split_each(batch.keys)
     t = jax.vmap(lambda key: jax.random.randint(key, (), 1, 31))(t_keys)
     truth = target(model.diffusion.path, "v", batch.x, samplers.normal(eps_keys, (4, 4, 1)), t)
     np.testing.assert_allclose(value, (truth**2).mean(), rtol=1e-5)

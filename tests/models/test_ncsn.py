@@ -68,7 +68,7 @@ def test_loss_draws_its_levels_and_noise_from_the_keys_of_the_batch(model, batch
     value, (state, metrics) = loss(silent.params, silent.state, jax.random.key(5), batch)
     again, _ = loss(silent.params, silent.state, jax.random.key(6), batch)
     assert value == again == metrics["dsm"] and state == {}
-    _, eps_keys = ncsn.split_each(batch.keys)
+    _, eps_keys = samplers.split_each(batch.keys)
     np.testing.assert_allclose(value, (samplers.normal(eps_keys, (4, 4, 1)) ** 2).sum() / 8, rtol=1e-5)
 
 
@@ -124,7 +124,7 @@ def test_the_samplers_of_other_models_take_the_score_for_a_denoiser(model, varia
 
     @jax.jit
     def both(variables):
-        x_keys, step_keys = ncsn.split_each(keys)
+        x_keys, step_keys = samplers.split_each(keys)
         x = 2.0 * samplers.normal(x_keys, (4, 4, 1))
         sampler = samplers.SAMPLERS[name](path, denoiser(variables), **options)
         by_hand = samplers.simulate(step_keys, sampler, x, grid(path, steps, spacing))

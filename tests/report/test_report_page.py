@@ -69,6 +69,14 @@ def test_data_sets_have_tables_of_their_own(make_run, entry):
     assert [row.label for row in digits.table.rows] == ["a"] and [row.label for row in mnist.table.rows] == ["b"]
 
 
+def test_remarks_stand_at_the_top(make_run, tmp_path):
+    remarks = ["--remark=ncsn failed: loss < 0", "--remark=another"]
+    assert report.main([str(make_run("a")), "--out", str(tmp_path), *remarks]) == 0
+    page, markdown = ((tmp_path / name).read_text() for name in ("index.html", "report.md"))
+    assert page.index("ncsn failed: loss &lt; 0") < page.index("another") < page.index("<h2>")
+    assert markdown.index("**ncsn failed: loss < 0**") < markdown.index("**another**") < markdown.index("##")
+
+
 def test_text_of_the_files_is_not_taken_for_html(make_run, entry, tmp_path):
     html = written(make_run("a", model="<script>alert(1)</script>", metrics={"<b>": [entry(1.0)]}), out=tmp_path)
     assert "<script>alert" not in html and "<b>" not in html.partition("<h2>")[2].partition("<td class")[0]
@@ -120,6 +128,8 @@ def test_a_sweep_needs_runs_that_differ_in_one_number_only(make_run, entry):
     assert plots.metrics_over_training(read(*betas)) == []  # what has no value is not drawn
     assert plots.sweeps(read(*betas[:2])) == []
     assert plots.sweeps(read(*betas[:2], run("d", 10.0, latent=9))) == []
+    (plot,) = plots.sweeps(read(*betas, run("d", 10.0, latent=9)))  # the three that are alike but for beta
+    assert plot.svg == plots.sweeps(read(*betas, run("e", 0.1, latent=9)))[0].svg
 
 
 def test_a_film_has_the_frames_of_the_animation_without_magnification(make_run):
