@@ -30,13 +30,14 @@ def quality(context: Context) -> dict[str, Any]:
     extractor = extractors.choose(context.judging, context.dataset)
     split, sets = context.judging["reference"], context.judging["sets"]
     reference = real(context, extractor, split)
+    of_real_images = floor(context, extractor, reference)  # first: its features are kept for good, those of samples are not
     labels = balanced_labels(context)
     features = sample_features(context, extractor, context.n * sets, labels)
     found = [
         judge(_rows(features, part), reference, extractor, split, labels=None if labels is None else labels[part])
         for part in (slice(i * context.n, (i + 1) * context.n) for i in range(sets))
     ]
-    return {name: _over_sets([one[name] for one in found]) for name in found[0]} | floor(context, extractor, reference)
+    return {name: _over_sets([one[name] for one in found]) for name in found[0]} | of_real_images
 
 
 def default_n(context: Context) -> int:
