@@ -15,7 +15,7 @@ import time
 import jax
 import numpy as np
 
-from gm_jax.devices import inference_jit
+from gm_jax.devices import jit
 from gm_jax.metrics import inception
 from gm_jax.metrics.resize import interpolation_matrix
 
@@ -79,7 +79,7 @@ def here(params, tap):
         with jax.default_matmul_precision("highest"):
             return inception.outputs(params, inception.preprocess(images), tap).features
 
-    compiled = inference_jit(features)
+    compiled = jit(features)
     return lambda images: np.asarray(compiled(params, images))
 
 

@@ -13,7 +13,7 @@ from functools import partial
 import jax
 import numpy as np
 
-from gm_jax.devices import inference_jit
+from gm_jax.devices import jit
 from gm_jax.nets.pixelcnn import GatedPixelCNN, sample, sample_naive
 
 GRID, SAMPLES, ROUNDS = (8, 8), 64, 3
@@ -23,7 +23,7 @@ def main() -> None:
     net = GatedPixelCNN(num_codes=512, channels=128, num_layers=12)
     params = jax.jit(net.init)(jax.random.key(0), np.zeros((1, *GRID), np.int32))["params"]
     keys = jax.random.split(jax.random.key(1), SAMPLES)
-    samplers = {name: inference_jit(partial(fn, net, grid=GRID)) for name, fn in [("naive", sample_naive), ("cached", sample)]}
+    samplers = {name: jit(partial(fn, net, grid=GRID)) for name, fn in [("naive", sample_naive), ("cached", sample)]}
     codes = {name: np.asarray(fn(params, keys)) for name, fn in samplers.items()}  # compiles
     np.testing.assert_array_equal(codes["cached"], codes["naive"])
 

@@ -9,7 +9,7 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from gm_jax.core import PyTree, Variables
-from gm_jax.devices import inference_jit
+from gm_jax.devices import jit
 
 Progress = Callable[[int, int], None]  # (examples done, examples in all)
 
@@ -60,7 +60,7 @@ def _compiled(fn: Callable[..., PyTree]) -> Callable[..., PyTree]:
     def apply(variables, root, indices, rows):
         return fn(variables, jax.vmap(jax.random.fold_in, (None, 0))(root, indices), *rows)
 
-    return inference_jit(apply)
+    return jit(apply)
 
 
 def map_batches(*args: Any, **kwargs: Any) -> PyTree:

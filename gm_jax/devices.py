@@ -7,8 +7,8 @@ from typing import Any
 import jax
 
 
-def inference_jit(fn: Callable[..., Any], **kwargs: Any) -> Callable[..., Any]:
-    """`jax.jit` for forward passes: on a CPU without YNNPACK fusion, with which convolutions take up to twice the time."""
+def jit(fn: Callable[..., Any], **kwargs: Any) -> Callable[..., Any]:
+    """`jax.jit` for networks: on a CPU without YNNPACK fusion, with which convolutions take up to twice the time."""
     return jax.jit(fn, compiler_options=_options(jax.default_backend()), **kwargs)
 
 

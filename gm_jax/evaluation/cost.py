@@ -15,7 +15,7 @@ from jax.experimental.compilation_cache import compilation_cache
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from gm_jax.core import Batch, Objective
-from gm_jax.devices import inference_jit
+from gm_jax.devices import jit
 from gm_jax.evaluation.context import Context
 from gm_jax.evaluation.flops import flops
 from gm_jax.evaluation.statistics import mean_and_stderr
@@ -105,7 +105,7 @@ def _compile_sampler(context: Context, n: int) -> tuple[Callable[[], Any], int, 
 
     with compilation_cache_off():
         start = time.perf_counter()
-        compiled = inference_jit(draw).lower(variables, keys).compile()
+        compiled = jit(draw).lower(variables, keys).compile()
         seconds = time.perf_counter() - start
     use = compiled.memory_analysis()
     memory = use.argument_size_in_bytes + use.output_size_in_bytes + use.temp_size_in_bytes - use.alias_size_in_bytes

@@ -15,6 +15,7 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from gm_jax.core import PyTree
+from gm_jax.devices import jit
 from gm_jax.errors import InputError
 
 AXIS = "batch"
@@ -63,7 +64,7 @@ def jit_parallel() -> Parallel:
     take = jax.jit(lambda tree, rows: jax.tree.map(lambda a: a[rows], tree), out_shardings=sharded)
 
     def compile(dispatch):
-        compiled = jax.jit(dispatch, static_argnums=4, donate_argnums=0, out_shardings=replicated)
+        compiled = jit(dispatch, static_argnums=4, donate_argnums=0, out_shardings=replicated)
         return lambda ts, images, labels, n, active: compiled(ts, images, labels, jnp.int32(n), active)
 
     return Parallel(

@@ -17,7 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from gm_jax.devices import inference_jit
+from gm_jax.devices import jit
 from gm_jax.errors import InputError
 from gm_jax.metrics import inception
 from gm_jax.metrics.extractor import extract
@@ -82,7 +82,7 @@ def test_every_stage_of_the_whole_network_under_random_weights():
     sizes = ("cifar", "odd", "big")  # 32x32, 45x70, 320x301
     params = inception.fold(random_tensors(2048), 2048)
 
-    @inference_jit
+    @jit
     def run(params, *images):
         x = jnp.concatenate([inception.preprocess(part) for part in images])
         features = {tap: inception.Inception(tap).apply({"params": params["network"]}, x) for tap in inception.TAPS}
