@@ -14,8 +14,9 @@ def base() -> ConfigDict:
     config = ConfigDict(
         {
             "seed": 0,
-            "parallel": "jit",  # jit: batch sharded over a mesh of all devices | pmap
+            "parallel": "jit",  # jit: batch sharded over a mesh of all devices | fsdp: the train state, too | pmap
             "precision": "auto",  # compute dtype: float32 | bfloat16 | auto (bfloat16 on GPU and TPU)
+            "profile": "",  # START:STOP: steps to trace, into WORKDIR/profile
             "data": {
                 "name": "cifar10",  # cifar10 | mnist | digits | folder:/path | arrays:/path.npz
                 "dir": "",  # where prepared or downloaded data lies; empty: the usual places

@@ -1,6 +1,7 @@
 """`train.py`: from flags and a config file to the training loop."""
 
 import argparse
+import os
 import pathlib
 import sys
 from collections.abc import Sequence
@@ -11,6 +12,7 @@ from gm_jax.cli.running import fail, run, use_compilation_cache
 from gm_jax.errors import InputError
 
 USAGE = "python train.py --config FILE[:PRESET] [--workdir DIR] [--config.FIELD=VALUE ...]"
+HEARTBEAT = 30  # seconds without a sign of life after which a process counts as lost
 EPILOG = """\
 examples:
   python train.py --config configs/ddpm.py:digits
@@ -40,6 +42,7 @@ def _train(argv: Sequence[str]) -> int:
     if hosts or flags.distributed:
         _connect(hosts)
     from gm_jax.training import loop
+    from gm_jax.training.failures import LostProcess
 
     try:
         loop.train(config.to_dict(), workdir)
@@ -47,6 +50,10 @@ def _train(argv: Sequence[str]) -> int:
         return fail(error, 1)
     except loop.Interrupted as error:
         return fail(error, error.code)
+    except LostProcess as error:
+        code = fail(error, 1)
+        sys.stdout.flush()
+        os._exit(code)  # JAX would wait for the other process at its end, and then abort
     return 0
 
 
@@ -79,6 +86,6 @@ def _connect(hosts: tuple[str, int, int] | None) -> None:
     import jax
 
     try:
-        jax.distributed.initialize(*hosts or ())
+        jax.distributed.initialize(*hosts or (), heartbeat_timeout_seconds=HEARTBEAT)
     except (RuntimeError, ValueError) as error:
         raise InputError(f"cannot reach the other hosts ({describe(error)}); check the flags of several hosts") from error

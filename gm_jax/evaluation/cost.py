@@ -14,14 +14,16 @@ import numpy as np
 from jax.experimental.compilation_cache import compilation_cache
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from gm_jax.core import Batch, Objective
+from gm_jax.core import Objective
 from gm_jax.devices import jit
 from gm_jax.evaluation.context import Context
-from gm_jax.evaluation.flops import flops
 from gm_jax.evaluation.statistics import mean_and_stderr
+from gm_jax.flops import flops
 from gm_jax.images import to_uint8
-from gm_jax.report.summary import summarize
-from gm_jax.training import learning, workdirs
+from gm_jax.training import workdirs
+from gm_jax.training.memory import program_bytes
+from gm_jax.training.records import read_speed
+from gm_jax.training.speed import batch_shapes, update_flops
 
 LONG = 10.0  # seconds after which a batch needs no other one to warm up before, or to confirm it after
 MIN_BATCHES, MIN_SECONDS = 3, 1.0  # of a shorter one so many are timed, for so long
@@ -43,7 +45,8 @@ def cost(context: Context) -> dict[str, Any]:
     `cost_network_flops_per_image`, one evaluation of the network in it (the mean, for a model that does not denoise);
     `cost_train_flops_per_image`, a train step with its gradients: the mean over the steps made so far, and by objective.
 
-    `cost_parameters`. From the records of the run, where there are any: `cost_train_images_per_second`, `cost_train_minutes`.
+    `cost_parameters`. From the records of the run, where there are any: `cost_train_images_per_second`, `cost_train_minutes`,
+    and `cost_train_mfu`, the share that those FLOPs have of what the devices reach in large matrix products.
     """
     parameters = sum(leaf.size for leaf in jax.tree.leaves(context.variables.params))
     entries = {"cost_parameters": {"value": parameters} | UNSAMPLED}
@@ -107,8 +110,7 @@ def _compile_sampler(context: Context, n: int) -> tuple[Callable[[], Any], int, 
         start = time.perf_counter()
         compiled = jit(draw).lower(variables, keys).compile()
         seconds = time.perf_counter() - start
-    use = compiled.memory_analysis()
-    memory = use.argument_size_in_bytes + use.output_size_in_bytes + use.temp_size_in_bytes - use.alias_size_in_bytes
+    memory = program_bytes(compiled.memory_analysis())
     return lambda: jax.device_get(compiled(variables, keys)), memory, seconds
 
 
@@ -155,44 +157,28 @@ def peak_memory() -> tuple[int, str]:
 
 def training(context: Context) -> dict[str, Any]:
     """FLOPs of a train step, and the speed and time that the run's records tell."""
-    run = summarize(context.workdir)
-    batch_size = run["config"]["train"]["batch_size"]
+    record, speed = workdirs.read(context.workdir), read_speed(context.workdir)
+    batch_size = record.config["train"]["batch_size"]
     entries = {}
-    by_objective = {o.name: train_flops(context, o, batch_size) / batch_size for o in context.model.objectives}
+    batch = batch_shapes(batch_size, context.dataset.image_shape, context.dataset.num_classes)
+    flops_of = {o.name: update_flops(o, context.variables, batch, context.step) for o in context.model.objectives}
+    by_objective = {name: value / batch_size for name, value in flops_of.items()}
     steps = max(context.step, 1)
     mean = sum(by_objective[o.name] * updates(o, steps) / steps for o in context.model.objectives)
     if math.isfinite(mean):
         of_step = {"value": mean, "batch_size": batch_size, "by_objective": by_objective}
         entries["cost_train_flops_per_image"] = of_step | UNSAMPLED
-    if run["images_per_second"]:
-        measured = {"batch_size": batch_size, "steps": run["steps"], "versions": run["versions"]}
-        measured |= {"hardware": run["hardware"], "device": run["hardware"]}
-        entries["cost_train_images_per_second"] = {"value": run["images_per_second"]} | measured | UNSAMPLED
-        entries["cost_train_minutes"] = {"value": run["seconds"] / 60} | measured | UNSAMPLED
+    origin = {"batch_size": batch_size, "steps": speed.step, "versions": record.versions}
+    origin |= {"hardware": record.hardware, "device": record.hardware}
+    if speed.steps_per_second:
+        entries["cost_train_images_per_second"] = {"value": speed.steps_per_second * batch_size} | origin | UNSAMPLED
+        entries["cost_train_minutes"] = {"value": speed.seconds / 60} | origin | UNSAMPLED
+    if speed.mfu is not None:
+        entries["cost_train_mfu"] = {"value": speed.mfu} | origin | UNSAMPLED
     return entries
-
-
-def train_flops(context: Context, objective: Objective, batch_size: int) -> float:
-    """FLOPs of one update on a batch, without the optimizer's."""
-    params, state = context.variables
-
-    def gradients(params, state, batch):
-        return learning.gradients(objective, params, state, jax.random.key(0), batch, jnp.int32(context.step), None)
-
-    return flops(gradients, params, state, _batch_shapes(context, batch_size))
 
 
 def updates(objective: Objective, steps: int) -> int:
     """How many of the first `steps` steps update this objective."""
     end = steps if objective.stop is None else min(steps, objective.stop)
     return max(0, end - objective.start) // objective.every
-
-
-def _batch_shapes(context: Context, n: int) -> Batch:
-    images = jax.ShapeDtypeStruct((n, *context.dataset.image_shape), np.uint8)
-    labels = None if context.dataset.num_classes is None else jax.ShapeDtypeStruct((n,), np.int32)
-
-    def make(images, labels):
-        return learning.make_batch(learning.seed_keys(0), 0, jnp.arange(n), images, labels, False)
-
-    return jax.eval_shape(make, images, labels)

@@ -10,11 +10,11 @@ import math
 from collections.abc import Callable
 
 import flax.linen as nn
-import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from gm_jax.errors import InputError
+from gm_jax.nets.attention import attention
 from gm_jax.nets.layers import upsample_nearest
 
 FeatureMap = Float[Array, "batch height width channel"]
@@ -138,10 +138,7 @@ class AttentionBlock(nn.Module):
         batch, height, width, channels = x.shape
         h = group_norm(self.dtype, channels, name="norm")(x).reshape(batch, height * width, channels)
         query, key, value = (dense(channels, self.dtype, name=name)(h) for name in ("query", "key", "value"))
-        logits = jnp.einsum("bqc,bkc->bqk", query, key, preferred_element_type=jnp.float32) * channels**-0.5
-        weights = jax.nn.softmax(logits, axis=-1).astype(self.dtype)
-        h = jnp.einsum("bqk,bkc->bqc", weights, value)
-        h = dense(channels, self.dtype, kernel_init=zeros, name="out")(h)
+        h = dense(channels, self.dtype, kernel_init=zeros, name="out")(attention(query, key, value))
         return x + h.reshape(x.shape)
 
 

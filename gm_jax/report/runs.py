@@ -9,7 +9,8 @@ from typing import Any, NamedTuple
 from gm_jax.errors import InputError
 from gm_jax.evaluation import results
 from gm_jax.report import tables
-from gm_jax.report.summary import read_log, summarize
+from gm_jax.report.summary import summarize
+from gm_jax.training.records import read_log
 
 
 class Run(NamedTuple):

@@ -19,6 +19,7 @@ from gm_jax.evaluation import results
 from gm_jax.images import write_atomically
 from gm_jax.report import tables
 from gm_jax.training import workdirs
+from gm_jax.training.records import read_speed
 
 BEGIN, END = "<!-- results -->", "<!-- /results -->"  # the table stands between these lines of a README
 
@@ -30,40 +31,25 @@ def summarize(workdir: Path) -> dict[str, Any]:
     Raises InputError where there is no run.
     """
     record = workdirs.read(workdir)
-    seconds = step = timed = 0
-    for line in read_log(workdir):
-        if rate := line.get("steps_per_second"):
-            seconds += (line["step"] - step) / rate
-            timed += line["step"] - step
-        step = line["step"]
+    speed = read_speed(workdir)
     config = {**record.config, "data": {**record.config["data"], "dir": ""}}  # where data lies is nobody else's affair
     batch_size = config["train"]["batch_size"]
-    images = step * batch_size
+    images = speed.step * batch_size
     measured = results.read(workdir / "results.json")
     entries = [*itertools.chain(*measured["metrics"].values()), *measured["pictures"].values()]
     return {
         "config": config,
         "hardware": record.hardware,
         "versions": record.versions,
-        "steps": step,
+        "steps": speed.step,
         "images": images,
         "epochs": images / record.train_images,
-        "seconds": seconds,
-        "images_per_second": timed * batch_size / seconds if seconds else None,
+        "seconds": speed.seconds,
+        "images_per_second": speed.steps_per_second and speed.steps_per_second * batch_size,
         "parameters": record.parameters,
         "nfe": sorted({entry["nfe"] for entry in entries if "nfe" in entry}),
         "metrics": measured["metrics"],
     }
-
-
-def read_log(workdir: Path) -> list[dict[str, Any]]:
-    """The lines of metrics.jsonl; none if the run has not logged yet. A last line that is still being written is left out."""
-    path = workdir / "metrics.jsonl"
-    lines = path.read_text().splitlines() if path.is_file() else []
-    try:
-        return [json.loads(line) for line in lines[:-1]] + [json.loads(line) for line in lines[-1:] if line.endswith("}")]
-    except ValueError as error:
-        raise InputError(f"{path} is damaged ({error}); restore it, or leave this run out") from error
 
 
 def table(summaries: Sequence[dict[str, Any]]) -> str:

@@ -25,6 +25,7 @@ COSTS = {  # metrics of results.json that say what a run costs: heading, and the
     "cost_network_flops_per_image": ("GFLOP / network evaluation", 1e9),
     "cost_sample_flops_per_image": ("GFLOP / sample", 1e9),
     "cost_train_flops_per_image": ("GFLOP / trained image", 1e9),
+    "cost_train_mfu": ("MFU in training, %", 0.01),
     "cost_compile_seconds": ("compilation of the sampler, s", 1),
     "cost_sampler_memory_bytes": ("memory of the sampler, MB", 1e6),
     "cost_peak_device_memory_bytes": ("peak device memory, MB", 1e6),

@@ -16,6 +16,8 @@ from jaxtyping import UInt32
 
 from gm_jax.core import PyTree
 from gm_jax.errors import InputError
+from gm_jax.training.failures import LostProcess
+from gm_jax.training.parallel import to_host
 
 logging.getLogger("absl").setLevel(logging.CRITICAL)  # orbax reports every file; what goes wrong it raises as well
 
@@ -32,8 +34,8 @@ class Checkpoints:
     def __enter__(self) -> "Checkpoints":
         return self
 
-    def __exit__(self, *_) -> None:
-        if self._manager is not None:
+    def __exit__(self, kind, error, traceback) -> None:
+        if self._manager is not None and kind is not LostProcess:  # for which it would wait
             with _disk_errors(self.folder):  # of a save that nobody has waited for
                 self._manager.close()
 
@@ -69,14 +71,16 @@ class Checkpoints:
         with _disk_errors(self.folder):
             self._open().wait_until_finished()
 
-    def restore(self, abstract: PyTree, sharding: jax.sharding.Sharding, repair: bool = True) -> PyTree | None:
-        """The newest checkpoint that can be read, placed by `sharding`; None where there is none at all.
+    def restore(self, abstract: PyTree, sharding: PyTree, repair: bool = True) -> PyTree | None:
+        """The newest checkpoint that can be read, placed by one sharding or a tree of them; None where there is none at all.
 
         Damaged newer ones are reported and, with `repair`, moved aside, so that their steps can be saved again.
         Raises InputError if there are checkpoints but none can be read.
         """
-        content = {"state": abstract, "checksums": np.zeros(len(jax.tree.leaves(abstract)), np.uint32)}
-        target = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=sharding), content)
+        if isinstance(sharding, jax.sharding.Sharding):
+            sharding = jax.tree.map(lambda _, whole=sharding: whole, abstract)
+        state = jax.tree.map(lambda a, s: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=s), abstract, sharding)
+        target = {"state": state, "checksums": np.zeros(len(jax.tree.leaves(abstract)), np.uint32)}
         damaged, reason = [], ""
         for step in reversed(self.steps()):
             state, error = self._read(step, target)
@@ -129,7 +133,7 @@ class Checkpoints:
 def checksums(state: PyTree) -> UInt32[np.ndarray, " leaves"]:
     """crc32 of every leaf's bytes: of what orbax stores, it checks the structure but not the numbers."""
     leaves = [jax.random.key_data(leaf) if _is_key(leaf) else leaf for leaf in jax.tree.leaves(state)]
-    return np.array([zlib.crc32(_as_bytes(value)) for value in jax.device_get(leaves)], np.uint32)
+    return np.array([zlib.crc32(_as_bytes(to_host(leaf))) for leaf in leaves], np.uint32)
 
 
 def _is_key(leaf: Any) -> bool:

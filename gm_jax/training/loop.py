@@ -17,11 +17,14 @@ from gm_jax.data.dataset import Dataset
 from gm_jax.errors import InputError
 from gm_jax.evaluation.sample import sample
 from gm_jax.images import grid, save_png
-from gm_jax.training import learning, workdirs
+from gm_jax.training import learning, memory, profile, workdirs
 from gm_jax.training.checkpoints import Checkpoints
+from gm_jax.training.failures import explained
 from gm_jax.training.ledger import Ledger
+from gm_jax.training.parallel import Program, to_host
 from gm_jax.training.run import Run, compile_run, plan, prepare, restore_or_start
 from gm_jax.training.signals import Signals
+from gm_jax.training.speed import Utilisation, batch_shapes
 from gm_jax.training.writers import Clock, Display, Writer
 
 
@@ -46,6 +49,7 @@ def train(config: Mapping[str, Any], workdir: Path, dataset: Dataset | None = No
         InputError: bad config, data, or work directory; nothing is overwritten then.
         NonFinite: training diverged; the message names the step, the term and the parameter.
         Interrupted: SIGTERM or Ctrl-C; the state is saved.
+        LostProcess: another process has ended; the last checkpoint is from before.
     """
     run = prepare(config, Path(workdir), dataset)
     settings, lead = run.config["train"], jax.process_index() == 0
@@ -59,12 +63,23 @@ def train(config: Mapping[str, Any], workdir: Path, dataset: Dataset | None = No
         writer = Writer(run.workdir, first, active=lead and first < last)
         try:
             if first < last:
-                loop(Session(run, checkpoints, writer, display, signals), train_state)
+                with explained():
+                    loop(open_session(run, checkpoints, writer, display, signals), train_state)
         finally:
             display.close()
             writer.close()
         display.print(f"done: {last} steps" if first < last else f"nothing to do: {first} of {last} steps were made already")
         display.print(f"work directory: {run.workdir.absolute()}")
+
+
+def open_session(run: Run, checkpoints: Checkpoints, writer: Writer, display: Display, signals: Signals) -> "Session":
+    """What the loop works with."""
+    shape, classes, size = run.dataset.image_shape, run.dataset.num_classes, run.config["train"]["batch_size"]
+    variables = Variables(run.abstract.params, run.abstract.state)
+    dtype = experiment.compute_dtype(run.config["precision"])
+    utilisation = Utilisation(run.eval_model, variables, batch_shapes(size, shape, classes), dtype)
+    profiler = profile.Profiler(run.workdir / "profile", run.window)
+    return Session(run, checkpoints, writer, display, signals, profiler, utilisation)
 
 
 def introduce(run: Run, train_state: learning.TrainState, display: Display) -> None:
@@ -92,6 +107,8 @@ class Session(NamedTuple):
     writer: Writer
     display: Display
     signals: Signals
+    profiler: profile.Profiler
+    utilisation: Utilisation
 
 
 def loop(session: Session, train_state: learning.TrainState) -> None:
@@ -100,13 +117,19 @@ def loop(session: Session, train_state: learning.TrainState) -> None:
     step = first = int(train_state.step)
     last = settings["steps"]
     train_state = run.parallel.put_state(train_state)
-    feed, dispatch, heldout = compile_run(run)
+    feed, program, heldout = compile_run(run)
     prepare_proxy(session)
     ledger, clock = Ledger(), Clock()
     clock.start()
     while step < last:
         n, active = plan(run, step)
-        train_state, *result = dispatch(train_state, *feed(step, run.steps_per_dispatch), n, active)
+        batches = feed(step, run.steps_per_dispatch)
+        if active not in program.compiled:
+            clock.stop() if step > first else None
+            compile_ahead(session, program, train_state, batches, n, active)
+            clock.start()
+        session.profiler.begin(step, train_state)
+        train_state, *result = program(train_state, *batches, n, active)
         ledger.add(*result)
         check(session, ledger, lag=1)
         step += n
@@ -120,8 +143,12 @@ def loop(session: Session, train_state: learning.TrainState) -> None:
         done = step == last
         if due("log_every") or done or stop:
             check(session, ledger)
-            log(session, step, ledger.means(), clock.lap())
+            rate = clock.lap()
+            clock.stop()
+            log(session, step, ledger.means(), rate)
         clock.stop()
+        if traced := session.profiler.end(step, train_state, now=done or stop):
+            report_profile(session, step, traced, program.compiled[active])
         if due("heldout_every") or (done and settings["heldout_every"]):
             names = tuple(o.name for o in run.model.objectives if learning.in_window(o, step - 1))
             log_heldout(session, step, heldout(run.parallel.get_state(train_state), names))
@@ -140,6 +167,35 @@ def loop(session: Session, train_state: learning.TrainState) -> None:
     session.checkpoints.wait()
 
 
+def compile_ahead(
+    session: Session, program: Program, train_state: learning.TrainState, batches: Any, n: int, active: tuple[str, ...]
+) -> None:
+    """Compiles a dispatch, and says how much memory it will take."""
+    program.prepare(train_state, *batches, n, active)
+    run, data = session.run, (session.run.dataset.x_train, session.run.dataset.y_train)
+    resident = sum(a.nbytes for a in data if a is not None)
+    resident = resident if resident <= run.config["data"]["device_bytes"] else 0
+    session.display.print(memory.describe(memory.measure(train_state, resident, program.compiled[active])))
+
+
+def report_profile(session: Session, step: int, steps: int, compiled: Any) -> None:
+    """What the trace of the `steps` steps before `step` says."""
+    if not session.writer.active:
+        return
+    folder, utilisation = session.profiler.folder, session.utilisation
+    summary = profile.summarize(
+        profile.read_operations(folder),
+        steps,
+        step_flops=utilisation.step_flops(step - 1),
+        compiled_flops=(compiled.cost_analysis() or {}).get("flops"),
+        matrix_rate=utilisation.rate(),
+        program=compiled.as_text() or "",
+    )
+    profile.write(summary, folder)
+    session.display.print(profile.describe(summary))
+    session.display.print(f"trace: {folder.absolute()}")
+
+
 def check(session: Session, ledger: Ledger, lag: int = 0) -> None:
     """Raises NonFinite if a step failed; the newest `lag` dispatches may still be running and are not waited for."""
     failure = ledger.failure(lag)
@@ -154,8 +210,9 @@ def check(session: Session, ledger: Ledger, lag: int = 0) -> None:
 
 def log(session: Session, step: int, values: dict[str, float], rate: float) -> None:
     speed = {"steps_per_second": rate, "images_per_second": rate * session.run.config["train"]["batch_size"]}
-    session.writer.scalars(step, {**values, **speed})
-    session.display.log(step, rate, values)
+    mfu = session.utilisation.of(step - 1, rate) if session.writer.active else None
+    session.writer.scalars(step, {**values, **speed, **({} if mfu is None else {"mfu": mfu})})
+    session.display.log(step, rate, mfu, values)
 
 
 def log_heldout(session: Session, step: int, values: dict[str, float]) -> None:
@@ -174,11 +231,12 @@ def prepare_proxy(session: Session) -> None:
 
 def log_proxy(session: Session, train_state: learning.TrainState, step: int) -> None:
     """The proxy metric of samples from the averaged weights: from the same noise every time, so that the curve is smooth."""
-    if jax.process_index() != 0:
+    variables = averaged_variables(session.run, train_state)
+    if variables is None:
         return
     name = session.run.proxy.name
     try:
-        value = session.run.proxy.measure(averaged_variables(session.run, train_state))
+        value = session.run.proxy.measure(variables)
     except InputError as error:  # samples that are not finite yet are no reason to stop training
         session.display.print(f"step {step}: no {name} ({error})")
         return
@@ -186,18 +244,20 @@ def log_proxy(session: Session, train_state: learning.TrainState, step: int) -> 
     session.display.print(f"step {step}  {name} {value:.4g}")
 
 
-def averaged_variables(run: Run, train_state: learning.TrainState) -> Variables:
-    """What is evaluated: averaged parameters, and BatchNorm statistics that fit them, in host memory."""
-    params, state = jax.device_get((learning.averaged_params(train_state, run.model.objectives), train_state.state))
+def averaged_variables(run: Run, train_state: learning.TrainState) -> Variables | None:
+    """What is evaluated: averaged parameters, and BatchNorm statistics that fit them, in the first process's memory."""
+    params, state = to_host((learning.averaged_params(train_state, run.model.objectives), train_state.state))
+    if jax.process_index() != 0:
+        return None
     return experiment.recalibrated(run.eval_model, Variables(params, state), run.dataset.x_train)
 
 
 def write_samples(session: Session, train_state: learning.TrainState, step: int) -> None:
     """A grid of samples from the averaged weights, from the same noise every time: one watches the same images improve."""
-    if jax.process_index() != 0:
-        return
     run = session.run
     variables = averaged_variables(run, train_state)
+    if variables is None:
+        return
     settings = {"batch_size": run.config["eval"]["batch_size"], "options": run.config["eval"]["sample"]}
     try:
         images = sample(run.eval_model, variables, run.config["train"]["samples"], seed=run.config["seed"], **settings)

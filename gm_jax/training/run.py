@@ -13,10 +13,10 @@ from gm_jax.data.feed import make_feed
 from gm_jax.data.sources import Dataset
 from gm_jax.errors import InputError
 from gm_jax.evaluation.proxy import Proxy, make_proxy
-from gm_jax.training import learning, workdirs
+from gm_jax.training import learning, profile, workdirs
 from gm_jax.training.checkpoints import Checkpoints
 from gm_jax.training.heldout import make_heldout
-from gm_jax.training.parallel import PARALLEL, Parallel
+from gm_jax.training.parallel import PARALLEL, Parallel, Program
 
 STEPS_PER_DISPATCH = 16  # on an accelerator, where the config leaves it to us
 
@@ -35,6 +35,7 @@ class Run(NamedTuple):
     steps_per_dispatch: int
     abstract: learning.TrainState  # shapes and dtypes
     proxy: Proxy | None
+    window: profile.Window  # the steps to trace
 
 
 def prepare(config: Mapping[str, Any], workdir: Path, dataset: Dataset | None = None) -> Run:
@@ -44,17 +45,31 @@ def prepare(config: Mapping[str, Any], workdir: Path, dataset: Dataset | None = 
         raise InputError(f"unknown parallel mode {config['parallel']!r}; known: {', '.join(PARALLEL)}")
     parallel = PARALLEL[config["parallel"]]()
     check_numbers(config["train"], parallel.devices)
+    window = profile.parse_window(config["profile"])
     dataset = dataset or experiment.load_dataset(config)
     build = partial(experiment.build_model, config, dataset.image_shape, dataset.num_classes)
-    model = build(parallel.axis_name)
-    eval_model = build(None) if parallel.axis_name else model
+    model = parallel.adapt(build(parallel.axis_name))
+    eval_model = build(None)
     optimizers = experiment.build_optimizers(config, model)
     on_cpu = jax.default_backend() == "cpu"  # loops are slow there: benchmarks/conv_gradient_in_loop.py
     steps_per_dispatch = config["train"]["steps_per_dispatch"] or (1 if on_cpu else STEPS_PER_DISPATCH)
     keys = learning.seed_keys(config["seed"])
     abstract = experiment.abstract_state(config, eval_model, optimizers, dataset.image_shape, dataset.num_classes)
     proxy = make_proxy(config, dataset, eval_model, Variables(abstract.params, abstract.state))
-    return Run(config, workdir, dataset, parallel, model, eval_model, optimizers, keys, steps_per_dispatch, abstract, proxy)
+    return Run(
+        config=config,
+        workdir=workdir,
+        dataset=dataset,
+        parallel=parallel,
+        model=model,
+        eval_model=eval_model,
+        optimizers=optimizers,
+        keys=keys,
+        steps_per_dispatch=steps_per_dispatch,
+        abstract=abstract,
+        proxy=proxy,
+        window=window,
+    )
 
 
 def check_numbers(settings: Mapping[str, Any], devices: int) -> None:
@@ -87,17 +102,18 @@ def restore_or_start(run: Run, checkpoints: Checkpoints) -> tuple[learning.Train
         versions=workdirs.versions(),
     )
     if workdirs.check(run.workdir, record):
-        train_state = checkpoints.restore(run.abstract, run.parallel.replicated)
+        train_state = checkpoints.restore(run.abstract, run.parallel.shardings(run.abstract))
         if train_state is not None:
             return train_state, record._replace(init_from=workdirs.read(run.workdir).init_from)
     batch = experiment.first_batch(run.config, run.keys, run.dataset.x_train, run.dataset.y_train)
-    variables = jax.jit(run.eval_model.init)(run.keys.init, batch)
-    variables, origins = experiment.graft(variables, run.config["train"]["init_from"])
-    start = jax.jit(partial(learning.with_variables, run.model, run.optimizers))
+    placed = run.parallel.shardings(run.abstract)  # no device ever holds more than it will in training
+    init = jax.jit(lambda: run.eval_model.init(run.keys.init, batch), out_shardings=Variables(placed.params, placed.state))
+    variables, origins = experiment.graft(init(), run.config["train"]["init_from"])
+    start = jax.jit(partial(learning.with_variables, run.model, run.optimizers), out_shardings=placed)
     return start(variables), record._replace(init_from=origins)
 
 
-def compile_run(run: Run) -> tuple[Callable, Callable, Callable]:
+def compile_run(run: Run) -> tuple[Callable, Program, Callable]:
     """The feed, the dispatch and the held-out loss; compiled when first called."""
     data, settings = run.dataset, run.config["train"]
     feed = make_feed(
@@ -110,7 +126,7 @@ def compile_run(run: Run) -> tuple[Callable, Callable, Callable]:
     options = {"flip": run.config["data"]["flip"], "accum": settings["accum"], "axis_name": run.parallel.axis_name}
     train_step = learning.make_train_step(run.model, run.optimizers, run.keys, **options)
     heldout = make_heldout(run.eval_model, run.keys, data.x_test, data.y_test, settings["batch_size"])
-    return feed, run.parallel.compile(learning.make_dispatch(train_step)), heldout
+    return feed, run.parallel.compile(learning.make_dispatch(train_step), run.abstract), heldout
 
 
 def plan(run: Run, step: int) -> tuple[int, tuple[str, ...]]:
@@ -122,5 +138,6 @@ def plan(run: Run, step: int) -> tuple[int, tuple[str, ...]]:
     periods = ("log_every", "heldout_every", "sample_every", "proxy_every", "checkpoint_every", "keep_every")
     ends = [settings["steps"], step + run.steps_per_dispatch]
     ends += [(step // settings[p] + 1) * settings[p] for p in periods if settings[p]]
+    ends += [edge for edge in run.window if edge > step]
     ends += [edge for o in objectives for edge in (o.start, o.stop) if edge is not None and edge > step]
     return min(ends) - step, tuple(o.name for o in active)

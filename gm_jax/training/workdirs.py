@@ -33,6 +33,7 @@ FREE = (
     "data.dir",
     "data.device_bytes",
     "parallel",
+    "profile",
     "eval.",
 )
 

@@ -104,9 +104,10 @@ class Display:
     def advance(self, step: int) -> None:
         self._bar.update(self._task, completed=step)
 
-    def log(self, step: int, rate: float, values: Mapping[str, float]) -> None:
+    def log(self, step: int, rate: float, mfu: float | None, values: Mapping[str, float]) -> None:
         losses = "  ".join(f"{key} {value:.4g}" for key, value in values.items() if key.endswith("/loss"))
-        text = f"{rate:.3g} steps/s  {rate * self.batch_size:.4g} images/s  {losses}"
+        used = "" if mfu is None else f"MFU {mfu:.1%}  "
+        text = f"{rate:.3g} steps/s  {rate * self.batch_size:.4g} images/s  {used}{losses}"
         self._bar.update(self._task, completed=step, description=text)
         if not self.console.is_terminal:
             left = timedelta(seconds=round((self.last - step) / rate)) if rate else "unknown"

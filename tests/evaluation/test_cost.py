@@ -8,7 +8,7 @@ from jax.experimental.compilation_cache import compilation_cache
 
 from gm_jax.core import Objective
 from gm_jax.evaluation import cost, tasks
-from gm_jax.evaluation.flops import flops
+from gm_jax.flops import flops
 from gm_jax.models import classifier, ddpm
 from gm_jax.training import workdirs
 from tests.evaluation.conftest import DIMS

@@ -72,7 +72,7 @@ def assert_close(a: dict[str, np.ndarray], b: dict[str, np.ndarray], rtol: float
 def metrics(workdir: pathlib.Path) -> list[dict]:
     """The lines of metrics.jsonl without the speeds, which differ from run to run."""
     lines = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
-    return [{key: value for key, value in line.items() if not key.endswith("_per_second")} for line in lines]
+    return [{key: value for key, value in line.items() if not key.endswith(("_per_second", "mfu"))} for line in lines]
 
 
 def listing(folder: pathlib.Path) -> dict[pathlib.Path, tuple[int, int]]:

@@ -1,5 +1,6 @@
-"""One device or eight, `jit` or `pmap`, one process or two: the same run."""
+"""One device or eight, `jit`, `fsdp` or `pmap`, one process or two: the same run."""
 
+import re
 import signal
 import socket
 
@@ -11,6 +12,7 @@ from gm_jax.images import to_uint8
 from tests.training.support import (
     BATCHNORM,
     GAN,
+    PATIENCE,
     SGD,
     assert_close,
     assert_identical,
@@ -52,9 +54,12 @@ def test_vae_takes_the_same_steps_and_draws_the_same_samples(tmp_path):
         return settings(VAE, parallel=parallel, optimizer=optimizer, steps=6, log_every=3, heldout_every=6, sample_every=6)
 
     single = train(config("jit"), tmp_path / "single")
-    out = on_eight_devices(tmp_path, {"jit": config("jit"), "pmap": config("pmap")})
-    assert out.count("8 x cpu") == 2
-    for name in ("jit", "pmap"):
+    modes = ("jit", "fsdp", "pmap")
+    out = on_eight_devices(tmp_path, {mode: config(mode) for mode in modes})
+    assert out.count("8 x cpu") == 3
+    held = [float(found) for found in re.findall(r"memory per device: parameters ([\d.]+) kB", out)]  # in the order of the runs
+    assert held[0] == held[2] and held[1] < held[0]  # a share of all but the small arrays, of which this model has many
+    for name in modes:
         assert_close(leaves(tmp_path / name), single)
         for ours, theirs in zip(metrics(tmp_path / name), metrics(tmp_path / "single"), strict=True):
             assert ours == pytest.approx(theirs, rel=1e-4)
@@ -131,7 +136,7 @@ def finish_both(processes, code):
 
 
 def test_two_processes_take_the_steps_of_one(tmp_path):
-    """Stopped by a signal to one of them, continued by both, which then read the data from the host, and then by one alone."""
+    """Stopped by a signal to one of them, continued by both with data on the host and the state sharded, then by one alone."""
     workdir = tmp_path / "run"
 
     def config(steps, device_bytes=2**31):
@@ -148,7 +153,7 @@ def test_two_processes_take_the_steps_of_one(tmp_path):
     assert stopped % 2 == 0 and all(f"SIGTERM: stopped at step {stopped}" in err for _, err in outputs)
     assert "2 x cpu" in outputs[0][0] and f"step {stopped}/" in outputs[0][0]
 
-    finish_both(both_processes(config(stopped + 6, device_bytes=0), workdir), 0)
+    finish_both(both_processes(config(stopped + 6, device_bytes=0) | {"parallel": "fsdp"}, workdir), 0)
     assert leaves(workdir)[".step"] == stopped + 6
     assert_close(train(config(stopped + 12), workdir), train(config(stopped + 12), tmp_path / "single"))
     for ours, theirs in zip(metrics(workdir), metrics(tmp_path / "single"), strict=True):  # each line is written once
@@ -156,3 +161,27 @@ def test_two_processes_take_the_steps_of_one(tmp_path):
     for step in (4, (stopped // 4 + 1) * 4):  # before the signal and after
         pictures = [read_png(run / "samples" / f"step_{step:08d}.png") for run in (workdir, tmp_path / "single")]
         assert np.abs(pictures[0] - pictures[1]).max() <= 1
+
+
+def test_when_a_process_is_killed_the_other_ends_and_both_resume(tmp_path):
+    """The survivor does not wait for ever; what the last complete checkpoint holds continues as if nothing had happened."""
+    workdir = tmp_path / "run"
+
+    def config(steps):
+        return settings(BATCHNORM, optimizer=SGD, steps=steps, log_every=2, checkpoint_every=5)
+
+    killed = both_processes(config(10**6), workdir)
+    try:
+        wait_for_step(killed[0], workdir, 12)
+        killed[1].kill()
+        _, err = killed[0].communicate(timeout=PATIENCE)
+    finally:
+        for process in killed:
+            process.kill()
+            process.communicate()
+    assert killed[0].returncode != 0
+    assert killed[0].returncode < 0 or "start the same command on all hosts to resume" in err  # JAX may be first, and abort
+    saved = int(leaves(workdir)[".step"])
+    assert saved % 5 == 0 and saved > 0
+    finish_both(both_processes(config(saved + 7), workdir), 0)
+    assert_close(leaves(workdir), train(config(saved + 7), tmp_path / "single"))

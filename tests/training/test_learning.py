@@ -44,7 +44,8 @@ def trainer(model, k=1, steps=100, batch_size=16, accum=1, **optimizer):
 
     start = to_host(jax.jit(init)(POINTS))
     fields = {"config": config, "model": model, "keys": keys, "start": start, "steps_per_dispatch": k, "traces": traces}
-    return SimpleNamespace(dispatch=jit_parallel().compile(traced), **fields)
+    fields["window"] = ()
+    return SimpleNamespace(dispatch=jit_parallel().compile(traced, start), **fields)
 
 
 def to_host(tree):
@@ -208,8 +209,10 @@ def test_compiles_once_per_active_set(gans, stages):
 def test_dispatches_end_at_both_edges_of_a_window():
     objectives = (Objective("early", None, stop=7), Objective("late", None, start=12))
     model = Model(init=None, objectives=objectives, sample=None)
-    run = SimpleNamespace(model=model, config=base().to_dict(), steps_per_dispatch=10)
+    run = SimpleNamespace(model=model, config=base().to_dict(), steps_per_dispatch=10, window=())
     assert [plan(run, step) for step in (0, 7, 12)] == [(7, ("early",)), (5, ()), (10, ("late",))]
+    run.window = (3, 15)  # of a profile
+    assert [plan(run, step)[0] for step in (0, 3, 12, 15)] == [3, 4, 3, 10]
 
 
 # --- draws --------------------------------------------------------------------------------------------------------------------

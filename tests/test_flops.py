@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from gm_jax.core import Batch
-from gm_jax.evaluation.flops import flops
+from gm_jax.flops import flops
 from gm_jax.models import ddpm
 from gm_jax.training import learning
 
