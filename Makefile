@@ -1,10 +1,10 @@
-# make demo: train a model on a CPU and report on it.   make test: what a change must pass.
+# make demo: train a model on a CPU and report on it.   make test: what a change must pass.   make bench: speed, with PyTorch.
 PYTHON ?= python3
 BIN := .venv/bin
 # The tested set is for Python 3.11; a newer Python resolves the bounds of pyproject.toml freely. Read when .venv exists.
 CONSTRAINTS = $(shell $(BIN)/python -c 'import sys; print("-c constraints.txt" * (sys.version_info[:2] == (3, 11)))')
 
-.PHONY: demo test lint clean
+.PHONY: demo test lint bench clean
 
 demo: .venv/.installed
 	$(BIN)/python train.py --config configs/ddpm.py:digits --workdir runs/demo
@@ -18,6 +18,9 @@ lint: .venv/.installed-dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 
+bench: .venv/.installed-bench
+	$(BIN)/python -m benchmarks
+
 $(BIN)/python:
 	$(PYTHON) -m venv .venv
 
@@ -27,6 +30,10 @@ $(BIN)/python:
 
 .venv/.installed-dev: pyproject.toml constraints.txt | $(BIN)/python
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check $(CONSTRAINTS) -e '.[dev]'
+	touch $@ .venv/.installed
+
+.venv/.installed-bench: pyproject.toml constraints.txt | $(BIN)/python
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check $(CONSTRAINTS) -e '.[bench]'
 	touch $@ .venv/.installed
 
 # Keeps runs/: training is dear.

@@ -1,20 +1,21 @@
-"""Why `train.steps_per_dispatch` is 1 on a CPU: convolution gradients inside a loop, against the same steps one by one.
+"""The price of a loop: training steps of a convolutional network inside `lax` control flow, against the same steps one by one.
 
-    python benchmarks/conv_gradient_in_loop.py
+    python -m benchmarks.conv_gradient_in_loop [--rounds=3]
 
-Prints the ratio of median seconds per step for `lax.scan`, `lax.while_loop` and `lax.cond` (jax-ml/jax issue 12868), after
-checking that all compute the same. Interleaved, in one process.
+Why `train.steps_per_dispatch` is 1 on a CPU (jax-ml/jax issue 12868). Checks that `lax.scan`, `lax.while_loop` and `lax.cond`
+compute the same as single steps.
 """
-
-import statistics
-import time
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 
-STEPS, ROUNDS = 2, 3
+from benchmarks.measure import OURS, compare, main
+from gm_jax.devices import jit
+
+STEPS = 2
+NOTE = "the price of the loop; on a CPU gm_jax takes its steps one by one"
 
 
 class Net(nn.Module):
@@ -25,7 +26,7 @@ class Net(nn.Module):
         return x
 
 
-def main() -> None:
+def rows(options):
     net, x = Net(), jax.random.normal(jax.random.key(0), (16, 16, 16, 64))
     params = net.init(jax.random.key(1), x)
 
@@ -33,40 +34,35 @@ def main() -> None:
         grads = jax.grad(lambda p: jnp.mean((net.apply(p, x) - x) ** 2))(params)
         return jax.tree.map(lambda p, g: p - 1e-2 * g, params, grads)
 
-    one = jax.jit(step)
-    gated = jax.jit(lambda p, due: jax.lax.cond(due, step, lambda p: p, p))
-    scan = jax.jit(lambda p: jax.lax.scan(lambda p, _: (step(p), None), p, None, STEPS)[0])
-    loop = jax.jit(lambda p, n: jax.lax.while_loop(lambda c: c[0] < n, lambda c: (c[0] + 1, step(c[1])), (0, p))[1])
+    loops, one_by_one = in_loops(step, params), single_steps(jit(step), params)
+    expected = one_by_one()
+    for name, run in loops.items():
+        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-5), run(), expected)  # compiles
+        variants = {OURS: run, "one by one": one_by_one}
+        yield compare(f"conv. training step in {name}", "step", variants, rounds=options.rounds, per=STEPS, note=NOTE)
 
-    def one_by_one(function):
-        def run():
-            p = params
-            for _ in range(STEPS):
-                p = function(p)
-            return p
 
-        return run
+def single_steps(compiled, params):
+    def run():
+        p = params
+        for _ in range(STEPS):
+            p = compiled(p)
+        return jax.block_until_ready(p)
 
-    variants = {
-        "one by one": one_by_one(one),
-        "scan": lambda: scan(params),
-        "while_loop": lambda: loop(params, STEPS),
-        "cond": one_by_one(lambda p: gated(p, True)),
+    return run
+
+
+def in_loops(step, params):
+    """The same `STEPS` steps under each kind of control flow."""
+    scan = jit(lambda p: jax.lax.scan(lambda p, _: (step(p), None), p, None, STEPS)[0])
+    loop = jit(lambda p, n: jax.lax.while_loop(lambda c: c[0] < n, lambda c: (c[0] + 1, step(c[1])), (0, p))[1])
+    cond = jit(lambda p, due: jax.lax.cond(due, step, lambda p: p, p))
+    return {
+        "lax.scan": lambda: jax.block_until_ready(scan(params)),
+        "lax.while_loop": lambda: jax.block_until_ready(loop(params, STEPS)),
+        "lax.cond": single_steps(lambda p: cond(p, True), params),
     }
-    reference = variants["one by one"]()
-    for run in variants.values():  # compiles
-        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-5), run(), reference)
-    seconds = {name: [] for name in variants}
-    for _ in range(ROUNDS):
-        for name, run in variants.items():
-            start = time.perf_counter()
-            jax.block_until_ready(run())
-            seconds[name].append((time.perf_counter() - start) / STEPS)
-    base = statistics.median(seconds["one by one"])
-    print(f"jax {jax.__version__}, {jax.devices()[0].device_kind}")
-    for name, times in seconds.items():
-        print(f"{name:12s} {statistics.median(times) / base:7.2f} x")
 
 
 if __name__ == "__main__":
-    main()
+    main(rows, __doc__, rounds=3)

@@ -1,64 +1,48 @@
 """The Inception network of the FID here and in PyTorch: features of CIFAR-sized images, on a CPU or a GPU.
 
-    python -m benchmarks.inception [--batch=16] [--rounds=5]
+    python -m benchmarks.inception [--batch=16] [--rounds=7]
 
-Needs PyTorch (`pip install torch`), with the same random weights in both. After checking that both compute the same features it
-prints, for taps 768 and 2048, the seconds per 1000 images and the ratio of median times. Interleaved, in one process; float32
-without TF32; PyTorch in both its memory layouts, with batch normalisation folded as here.
+Needs PyTorch (`pip install torch`), with the same random weights in both. Checks that both compute the same features. float32
+without TF32; PyTorch eager in both its memory layouts and compiled, with batch normalisation folded as here.
 """
 
-import argparse
-import statistics
-import sys
-import time
+from functools import partial
 
 import jax
 import numpy as np
 
+from benchmarks.measure import OURS, compare, main, torch_or_exit
 from gm_jax.devices import jit
 from gm_jax.metrics import inception
 from gm_jax.metrics.resize import interpolation_matrix
 
-try:
-    import torch
-    import torch.nn.functional as F
-except ImportError:
-    sys.exit("this benchmark compares with PyTorch, which is not installed: pip install torch")
+torch = torch_or_exit()
+F = torch.nn.functional
+ON_GPU = jax.default_backend() == "gpu"
 
 
-def main() -> None:
-    on_gpu = jax.default_backend() == "gpu"
-    parser = argparse.ArgumentParser()
-    parser.add_argument("--batch", type=int, default=inception.ACCELERATOR_BATCH if on_gpu else inception.CPU_BATCH)
-    parser.add_argument("--rounds", type=int, default=5)
-    options = parser.parse_args()
-    device = torch.device("cuda" if on_gpu else "cpu")
-    torch.backends.cudnn.allow_tf32 = False
+def rows(options):
+    torch.backends.cudnn.allow_tf32, torch.backends.cudnn.benchmark = False, True
     images = np.random.default_rng(0).integers(0, 256, (options.batch, 32, 32, 3), np.uint8)
-    print(f"jax {jax.__version__}, torch {torch.__version__}, {jax.devices()[0].device_kind}, batch {options.batch}")
     for tap in (768, 2048):
-        params = inception.fold(random_tensors(tap), tap)
-        variants = {"gm_jax": here(params, tap)}
-        for layout in (torch.contiguous_format, torch.channels_last):
-            variants[f"PyTorch, {str(layout).removeprefix('torch.')}"] = in_pytorch(params["network"], tap, device, layout)
-        compare(tap, variants, images, options.rounds)
+        variants = {name: partial(run, images) for name, run in extractors(tap).items()}
+        expected = variants[OURS]()
+        for run in variants.values():  # compiles
+            np.testing.assert_allclose(run(), expected, rtol=0, atol=1e-5 * np.abs(expected).max())
+        per = options.batch / 1000
+        yield compare(f"Inception features, tap {tap}", "1000 images", variants, rounds=options.rounds, per=per)
 
 
-def compare(tap, variants, images, rounds):
-    expected = variants["gm_jax"](images)
-    for run in variants.values():  # compiles
-        np.testing.assert_allclose(run(images), expected, rtol=0, atol=1e-5 * np.abs(expected).max())
-    seconds = {name: [] for name in variants}
-    for _ in range(rounds):
-        for name, run in variants.items():
-            start = time.perf_counter()
-            run(images)
-            seconds[name].append(time.perf_counter() - start)
-    medians = {name: statistics.median(times) for name, times in seconds.items()}
-    best = min(median for name, median in medians.items() if name != "gm_jax")
-    for name, median in medians.items():
-        per_1000 = 1000 * median / len(images)
-        print(f"tap {tap:4d}  {name:28s} {per_1000:8.2f} s per 1000 images {median / best:6.2f} x the best of PyTorch")
+def extractors(tap):
+    """Functions from uint8 images to features, all with the same weights."""
+    params = inception.fold(random_tensors(tap), tap)
+    network, compiled = params["network"], torch.compile(torch_features)
+    return {
+        OURS: here(params, tap),
+        "PyTorch, contiguous": in_pytorch(network, tap, torch.contiguous_format, torch_features),
+        "PyTorch, channels_last": in_pytorch(network, tap, torch.channels_last, torch_features),
+        "PyTorch, channels_last, compiled": in_pytorch(network, tap, torch.channels_last, compiled),
+    }
 
 
 def random_tensors(tap):
@@ -83,8 +67,9 @@ def here(params, tap):
     return lambda images: np.asarray(compiled(params, images))
 
 
-def in_pytorch(network, tap, device, layout):
+def in_pytorch(network, tap, layout, function):
     """The network as in torch-fidelity, from the same folded weights."""
+    device = torch.device("cuda" if ON_GPU else "cpu")
     p = jax.tree.map(lambda x: torch.tensor(x.T if x.ndim < 4 else x.transpose(3, 2, 0, 1), device=device), network)
     p = jax.tree.map(lambda x: x[..., None, None] if x.ndim == 2 else x, p)
     p = jax.tree.map(lambda x: x.contiguous(memory_format=layout) if x.ndim == 4 else x, p)
@@ -94,7 +79,7 @@ def in_pytorch(network, tap, device, layout):
     def features(images):
         x = torch.tensor(images, device=device).permute(0, 3, 1, 2).float()
         x = (matrix @ x @ matrix.T - 128) / 128
-        return torch_features(p, x.contiguous(memory_format=layout), tap).cpu().numpy()
+        return function(p, x.contiguous(memory_format=layout), tap).cpu().numpy()
 
     return features
 
@@ -164,4 +149,4 @@ def block_e(p, x, pool):
 
 
 if __name__ == "__main__":
-    main()
+    main(rows, __doc__, batch=inception.ACCELERATOR_BATCH if ON_GPU else inception.CPU_BATCH)

@@ -1,44 +1,36 @@
-"""What the PixelCNN's cached sampler saves: against one pass over the whole grid for every code, the same samples.
+"""The PixelCNN's cached sampler against the plain one, which passes over the whole grid for every code.
 
-    python benchmarks/pixelcnn_sampling.py
+    python -m benchmarks.pixelcnn_sampling [--samples=64] [--rounds=3]
 
-The prior of `configs/vqvae.py` on an 8x8 grid, 64 samples. Prints the ratio of the median seconds, interleaved, in one process,
-after checking that both samplers draw the same codes.
+The prior of `configs/vqvae.py` on an 8x8 grid. Checks that both samplers draw the same codes.
 """
 
-import statistics
-import time
 from functools import partial
 
 import jax
 import numpy as np
 
+from benchmarks.measure import OURS, compare, main
 from gm_jax.devices import jit
 from gm_jax.nets.pixelcnn import GatedPixelCNN, sample, sample_naive
 
-GRID, SAMPLES, ROUNDS = (8, 8), 64, 3
+GRID = (8, 8)
 
 
-def main() -> None:
+def rows(options):
     net = GatedPixelCNN(num_codes=512, channels=128, num_layers=12)
     params = jax.jit(net.init)(jax.random.key(0), np.zeros((1, *GRID), np.int32))["params"]
-    keys = jax.random.split(jax.random.key(1), SAMPLES)
-    samplers = {name: jit(partial(fn, net, grid=GRID)) for name, fn in [("naive", sample_naive), ("cached", sample)]}
-    codes = {name: np.asarray(fn(params, keys)) for name, fn in samplers.items()}  # compiles
-    np.testing.assert_array_equal(codes["cached"], codes["naive"])
+    keys = jax.random.split(jax.random.key(1), options.samples)
 
-    seconds = {name: [] for name in samplers}
-    for _ in range(ROUNDS):
-        for name, fn in samplers.items():
-            start = time.perf_counter()
-            jax.block_until_ready(fn(params, keys))
-            seconds[name].append(time.perf_counter() - start)
-    medians = {name: statistics.median(times) for name, times in seconds.items()}
-    print(f"jax {jax.__version__}, {jax.devices()[0].device_kind}: {SAMPLES} grids of {GRID[0]}x{GRID[1]} codes")
-    for name, median in medians.items():
-        print(f"{name:8s} {median:8.3f} s")
-    print(f"{medians['naive'] / medians['cached']:.1f} x")
+    def sampler(function):
+        compiled = jit(partial(function, net, grid=GRID))
+        return lambda: np.asarray(compiled(params, keys))
+
+    variants = {OURS: sampler(sample), "one pass over the grid per code": sampler(sample_naive)}
+    ours, naive = (run() for run in variants.values())  # compiles
+    np.testing.assert_array_equal(ours, naive)
+    yield compare(f"PixelCNN sampling, 8x8 codes, batch {options.samples}", "batch", variants, rounds=options.rounds)
 
 
 if __name__ == "__main__":
-    main()
+    main(rows, __doc__, rounds=3, samples=64)

@@ -8,7 +8,7 @@ import jax
 
 YNNPACK = "xla_cpu_experimental_ynn_fusion_type"
 # YNNPACK makes reductions, such as those of norms and their gradients, several times as fast, but convolutions up to half as
-# fast: of what it may fuse, reductions alone are the best. Failing that, nothing. The later is taken where the earlier is unknown.
+# fast (benchmarks/cpu_options.py): so it may fuse reductions, or else nothing; the first option that is known is taken.
 CHOICES = ({YNNPACK: "LIBRARY_FUSION_TYPE_REDUCE"}, {YNNPACK: ""})
 
 
