@@ -1,7 +1,7 @@
 """How every benchmark measures: variants interleaved in one process, ratios of medians, one row of the table each.
 
 A benchmark is a module with `rows(options)`, which builds both sides, checks that they compute the same thing and yields a
-`Row` for every comparison; `main(rows)` gives it a command line. Absolute times on a busy machine mean little, their ratio much.
+`Row` for every comparison; `main(rows)` gives it a command line. Absolute times on a busy machine mean little, ratios more.
 """
 
 import argparse
@@ -73,7 +73,7 @@ def main(rows: Callable[[argparse.Namespace], Iterable[Row]], doc: str, rounds: 
     for row in rows(options):
         found.append(row)
         seconds = f"{row.ours:.4g} against {row.theirs:.4g} s per {row.unit}"
-        print(f"{row.path}: {row.ratio:.3f} x {row.against} ({seconds})", flush=True)
+        print(f"{row.path}: {row.ratio:.3g} x {row.against} ({seconds})", flush=True)
     if options.json:
         options.json.write_text(json.dumps([row._asdict() for row in found]))
 
