@@ -45,7 +45,7 @@ def test_compare_takes_medians_of_interleaved_times_and_the_best_other(monkeypat
 def test_the_command_line_prints_and_writes_the_rows(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr("sys.argv", ["x", f"--json={tmp_path / 'rows.json'}", "--rounds=2", "--n=5"])
     measure.main(lambda options: [measure.Row(f"n={options.n}", "step", 1.0, options.rounds, "other")], "doc", n=1)
-    assert "n=5: 0.500 x other" in capsys.readouterr().out
+    assert "n=5: 0.5 x other" in capsys.readouterr().out
     [row] = json.loads((tmp_path / "rows.json").read_text())
     assert measure.Row(**row) == measure.Row("n=5", "step", 1.0, 2, "other")
 

@@ -158,6 +158,7 @@ def classifier_config(data_name: str) -> dict[str, Any]:
     return {
         "seed": 0,
         "parallel": "jit",
+        "profile": "",
         "precision": "float32",
         "data": {"name": data_name, "dir": "", "device_bytes": 2**31, "resize": 0, "flip": False},
         "model": {"name": "classifier", "features": 64, "channels": 16, "channel_multipliers": (), "num_blocks": 1},

@@ -54,7 +54,7 @@ class UNet(nn.Module):
             attend = h.shape[1] in self.attention_resolutions
             return AttentionBlock(self.dtype, name=f"{name}_attention")(h) if attend else h
 
-        h = conv(self.channels, name="conv_in")(x)
+        h = conv(self.channels, name="conv_in")(x).astype(self.dtype)
         skips = [h]
         for level in range(last + 1):
             for i in range(self.num_res_blocks):

@@ -150,3 +150,14 @@ def test_sinusoidal_embeddings_equal_the_formula():
 def test_upsample_repeats_pixels():
     up = upsample_nearest(jnp.arange(4.0).reshape(1, 2, 2, 1))[0, :, :, 0]
     np.testing.assert_array_equal(up, [[0, 0, 1, 1], [0, 0, 1, 1], [2, 2, 3, 3], [2, 2, 3, 3]])
+
+
+def test_in_half_precision_only_the_first_and_last_convolutions_are_not():
+    """A float32 feature map among the blocks would make all that it is added to float32, too."""
+    net = UNet(out_channels=1, **SMALL, dtype=jnp.bfloat16)
+    x, t = jnp.ones((1, 8, 8, 1)), jnp.ones(1)
+    variables = net.init(jax.random.key(0), x, t)
+    out, kept = net.apply(variables, x, t, capture_intermediates=True, mutable=["intermediates"])
+    blocks = {name: module["__call__"][0].dtype for name, module in kept["intermediates"].items() if "block" in name}
+    assert len(blocks) > 5 and set(blocks.values()) == {jnp.dtype(jnp.bfloat16)}
+    assert out.dtype == jnp.float32

@@ -100,7 +100,7 @@ def test_bad_numbers_are_refused_before_anything_is_written(tmp_path, fields, me
 
 
 def test_an_unknown_parallel_mode_is_refused(tmp_path):
-    with pytest.raises(InputError, match="unknown parallel mode 'xmap'; known: jit, pmap"):
+    with pytest.raises(InputError, match="unknown parallel mode 'xmap'; known: jit, fsdp, pmap"):
         loop.train(settings(BATCHNORM, parallel="xmap", steps=4), tmp_path / "run")
 
 
