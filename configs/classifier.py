@@ -17,7 +17,7 @@ Expected accuracy on the test images:
 
 from ml_collections import ConfigDict
 
-from configs.common import base, unknown_preset
+from configs.common import base, with_preset
 
 
 def get_config(preset: str = "cifar10") -> ConfigDict:
@@ -33,10 +33,7 @@ def get_config(preset: str = "cifar10") -> ConfigDict:
     )
     config.precision = "float32"  # the same eyes on every device, as far as can be
     config.train.sample_every = 0
-    if preset not in PRESETS:
-        unknown_preset(preset, PRESETS)
-    PRESETS[preset](config)
-    return config
+    return with_preset(config, preset, PRESETS)
 
 
 def cifar10(config: ConfigDict) -> None:

@@ -1,8 +1,7 @@
 """The fields that every experiment has, and their defaults. A config starts from `base()` and overrides what its paper says."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Mapping
 from difflib import get_close_matches
-from typing import NoReturn
 
 from ml_collections import ConfigDict
 
@@ -74,9 +73,11 @@ def base() -> ConfigDict:
     return config
 
 
-def unknown_preset(preset: str, known: Iterable[str]) -> NoReturn:
-    """Raises the InputError of a preset that a config does not have."""
-    known = list(known)
-    nearest = get_close_matches(preset, known, n=1)
-    hint = f"did you mean {nearest[0]!r}? Known" if nearest else "known"
-    raise InputError(f"unknown preset {preset!r}; {hint} presets: {', '.join(known)}")
+def with_preset(config: ConfigDict, preset: str, presets: Mapping[str, Callable[[ConfigDict], None]]) -> ConfigDict:
+    """`config` after the preset's changes. Raises InputError for a preset that is not among `presets`."""
+    if preset not in presets:
+        nearest = get_close_matches(preset, presets, n=1)
+        hint = f"did you mean {nearest[0]!r}? Known" if nearest else "known"
+        raise InputError(f"unknown preset {preset!r}; {hint} presets: {', '.join(presets)}")
+    presets[preset](config)
+    return config

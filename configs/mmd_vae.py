@@ -20,7 +20,7 @@ The settings are this project's own: the paper has none for this network.
 
 from ml_collections import ConfigDict
 
-from configs.common import base, unknown_preset
+from configs.common import base, with_preset
 
 
 def get_config(preset: str = "cifar10") -> ConfigDict:
@@ -41,10 +41,7 @@ def get_config(preset: str = "cifar10") -> ConfigDict:
             "likelihood_variance": 0.02,
         }
     )
-    if preset not in PRESETS:
-        unknown_preset(preset, PRESETS)
-    PRESETS[preset](config)
-    return config
+    return with_preset(config, preset, PRESETS)
 
 
 def cifar10(config: ConfigDict) -> None:

@@ -19,17 +19,14 @@ Expected:
 
 from ml_collections import ConfigDict
 
-from configs.common import base, unknown_preset
+from configs.common import base, with_preset
 
 
 def get_config(preset: str = "cifar10") -> ConfigDict:
-    if preset not in PRESETS:
-        unknown_preset(preset, PRESETS)
-    return PRESETS[preset]()
+    return with_preset(base(), preset, PRESETS)
 
 
-def cifar10():
-    config = base()
+def cifar10(config: ConfigDict) -> None:
     config.data.name = "cifar10"
     config.data.flip = True
     config.model = ConfigDict(
@@ -54,11 +51,10 @@ def cifar10():
     )
     config.optimizer.update(learning_rate=1e-3)
     config.train.update(steps=200_000, batch_size=128, sample_every=10_000, checkpoint_every=5_000)
-    return config
 
 
-def cifar10_v2():
-    config = cifar10()
+def cifar10_v2(config: ConfigDict) -> None:
+    cifar10(config)
     config.model.update(
         sigma_max=100.0,  # 50, twice: about the largest distance between two images
         levels=232,
@@ -70,11 +66,10 @@ def cifar10_v2():
     )
     config.optimizer.update(learning_rate=1e-4, ema_decay=0.999, ema_warmup=False)
     config.train.steps = 300_000
-    return config
 
 
-def digits():
-    config = cifar10_v2()
+def digits(config: ConfigDict) -> None:
+    cifar10_v2(config)
     config.data.name = "digits"
     config.data.flip = False
     config.model.update(
@@ -89,17 +84,15 @@ def digits():
     )
     config.optimizer.update(learning_rate=2e-3, warmup_steps=100, clip_norm=1.0, ema_decay=0.995, ema_warmup=True)
     config.train.update(steps=1200, log_every=50, heldout_every=250, sample_every=400, checkpoint_every=400)
-    return config
 
 
-def tiny():
-    config = digits()
+def tiny(config: ConfigDict) -> None:
+    digits(config)
     config.model.update(levels=6, inner_steps=2, channels=8, channel_multipliers=(1,))
     config.optimizer.update(learning_rate=5e-3, warmup_steps=10, ema_decay=0.9)
     config.train.update(
         steps=100, batch_size=32, log_every=10, heldout_every=50, sample_every=50, samples=16, checkpoint_every=50
     )
-    return config
 
 
 PRESETS = {"cifar10": cifar10, "cifar10_v2": cifar10_v2, "digits": digits, "tiny": tiny}

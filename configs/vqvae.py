@@ -18,7 +18,7 @@ Expected:
 
 from ml_collections import ConfigDict
 
-from configs.common import base, unknown_preset
+from configs.common import base, with_preset
 
 
 def get_config(preset: str = "cifar10") -> ConfigDict:
@@ -46,10 +46,7 @@ def get_config(preset: str = "cifar10") -> ConfigDict:
         # own settings of the stages; only the prior is averaged, so that codes and decoder stay of one kind
         config.optimizer.vqvae = {"learning_rate": 3e-4, "ema_decay": 0.0}
         config.optimizer.prior = {"learning_rate": 3e-4, "weight_decay": 0.0, "ema_decay": 0.999}
-    if preset not in PRESETS:
-        unknown_preset(preset, PRESETS)
-    PRESETS[preset](config)
-    return config
+    return with_preset(config, preset, PRESETS)
 
 
 def cifar10(config: ConfigDict) -> None:

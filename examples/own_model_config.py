@@ -12,16 +12,13 @@ Expected:
 
 from ml_collections import ConfigDict
 
-from configs.common import base, unknown_preset
+from configs.common import base, with_preset
 
 
 def get_config(preset: str = "cifar10") -> ConfigDict:
     config = base()
     config.model = ConfigDict({"name": "examples.own_model", "latent_dim": 16})  # a key of MODELS, or the path of a module
-    if preset not in PRESETS:
-        unknown_preset(preset, PRESETS)
-    PRESETS[preset](config)
-    return config
+    return with_preset(config, preset, PRESETS)
 
 
 def cifar10(config: ConfigDict) -> None:

@@ -17,16 +17,21 @@ from gm_jax.training import workdirs
 
 ROOT = pathlib.Path(__file__).parents[1]
 CONFIG = """
-from configs.common import base, unknown_preset
+from configs.common import base, with_preset
 from ml_collections import ConfigDict
 
 def get_config(preset="cifar10"):
-    if preset not in ("cifar10", "digits", "tiny"):
-        unknown_preset(preset, ("cifar10", "digits", "tiny"))
     config = base()
-    config.data.name = "digits" if preset == "digits" else "cifar10"
     config.model = ConfigDict(dict(name="toy", multipliers=(1, 2), scales=(0.5,), width=None))
-    return config
+    return with_preset(config, preset, PRESETS)
+
+def cifar10(config):
+    config.data.name = "cifar10"
+
+def digits(config):
+    config.data.name = "digits"
+
+PRESETS = {"cifar10": cifar10, "digits": digits, "tiny": cifar10}
 """
 
 

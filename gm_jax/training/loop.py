@@ -125,7 +125,8 @@ def loop(session: Session, train_state: learning.TrainState) -> None:
         n, active = plan(run, step)
         batches = feed(step, run.steps_per_dispatch)
         if active not in program.compiled:
-            clock.stop() if step > first else None
+            if step > first:
+                clock.stop()
             compile_ahead(session, program, train_state, batches, n, active)
             clock.start()
         session.profiler.begin(step, train_state)
