@@ -16,8 +16,12 @@ from typing import Any, NamedTuple
 
 import jax
 
+from gm_jax.devices import keep_memory
+
 OURS = "gm_jax"
 PAUSE = 0.25  # seconds before each timing, in which the threads of the variant before go to sleep
+
+keep_memory()  # as train.py and eval.py do; here, because modules that import this one ask for devices
 
 
 class Row(NamedTuple):

@@ -12,7 +12,7 @@ from ml_collections import ConfigDict
 from gm_jax.cli.config import defaults, override, read_config
 from gm_jax.cli.flags import Parser, parse, whole
 from gm_jax.cli.progress import Stages
-from gm_jax.cli.running import run, use_compilation_cache
+from gm_jax.cli.running import run, set_up_jax
 from gm_jax.errors import InputError
 
 # what may be overridden: the rest belongs to the trained model, or has no meaning without one
@@ -59,7 +59,7 @@ def _eval(argv: Sequence[str]) -> int:
         _check_images_flags(parser, flags)
         config = defaults()
         override(config, overrides, IMAGES_FIELDS, f"has no bearing on --images; only {', '.join(IMAGES_FIELDS)} have")
-        use_compilation_cache()
+        set_up_jax()
         _compare(config, flags)
     else:
         if not flags.workdir:
@@ -67,7 +67,7 @@ def _eval(argv: Sequence[str]) -> int:
         workdir = pathlib.Path(flags.workdir)
         config = read_config(workdir)
         override(config, overrides, RUN_FIELDS, "belongs to the trained model; eval.py takes config.eval.* and config.data.dir")
-        use_compilation_cache()
+        set_up_jax()
         _evaluate(config, workdir, flags)
     return 0
 

@@ -28,10 +28,13 @@ def fail(message: object, code: int) -> int:
     return code
 
 
-def use_compilation_cache() -> None:
-    """Keeps compiled programs between runs, unless the environment already says where."""
+def set_up_jax() -> None:
+    """Keeps compiled programs between runs, unless the environment already says where, and memory between steps."""
     import jax
 
+    from gm_jax.devices import keep_memory
+
+    keep_memory()
     if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
         jax.config.update("jax_compilation_cache_dir", os.path.expanduser("~/.cache/gm_jax/xla"))
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 1.0)

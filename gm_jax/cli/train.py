@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 from gm_jax.cli.config import DEFAULT_PRESET, describe, load_config, override
 from gm_jax.cli.flags import Parser, parse, whole
-from gm_jax.cli.running import fail, run, use_compilation_cache
+from gm_jax.cli.running import fail, run, set_up_jax
 from gm_jax.errors import InputError
 
 USAGE = "python train.py --config FILE[:PRESET] [--workdir DIR] [--config.FIELD=VALUE ...]"
@@ -38,7 +38,7 @@ def _train(argv: Sequence[str]) -> int:
     override(config, overrides)
     workdir = pathlib.Path(flags.workdir or f"runs/{pathlib.Path(file).stem}-{preset or DEFAULT_PRESET}")
 
-    use_compilation_cache()
+    set_up_jax()
     if hosts or flags.distributed:
         _connect(hosts)
     from gm_jax.training import loop

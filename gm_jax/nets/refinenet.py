@@ -12,6 +12,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from gm_jax.nets.unet import check_divisible
+from gm_jax.nets.winograd import conv_general_dilated
 
 FeatureMap = Float[Array, "batch height width channel"]
 Levels = Float[Array, "batch level"]  # a row: weights of the noise levels, summing to 1
@@ -170,5 +171,6 @@ def conv(
         use_bias=use_bias,
         dtype=dtype,
         kernel_init=fan_in_uniform,
+        conv_general_dilated=conv_general_dilated,
         name=name,
     )

@@ -16,6 +16,7 @@ from jaxtyping import Array, Float
 from gm_jax.errors import InputError
 from gm_jax.nets.attention import attention
 from gm_jax.nets.layers import upsample_nearest
+from gm_jax.nets.winograd import conv_general_dilated
 
 FeatureMap = Float[Array, "batch height width channel"]
 
@@ -150,7 +151,15 @@ def conv(
     name: str | None = None,
 ) -> nn.Conv:
     """A 3x3 convolution; without `dtype` in float32."""
-    return nn.Conv(channels, (3, 3), strides=strides, dtype=dtype, kernel_init=kernel_init, name=name)
+    return nn.Conv(
+        channels,
+        (3, 3),
+        strides=strides,
+        dtype=dtype,
+        kernel_init=kernel_init,
+        conv_general_dilated=conv_general_dilated,
+        name=name,
+    )
 
 
 def dense(channels: int, dtype: jnp.dtype, kernel_init: Callable = uniform_fan_avg, name: str | None = None) -> nn.Dense:
