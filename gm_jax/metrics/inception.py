@@ -26,13 +26,14 @@ from gm_jax.errors import InputError
 from gm_jax.metrics.extractor import Extractor, Features
 from gm_jax.metrics.inception_weights import read_tensors, sha256
 from gm_jax.metrics.resize import resize_bilinear
+from gm_jax.nets.winograd import conv_general_dilated
 
 SIZE = 299  # pixels
 TAPS = (64, 192, 768, 2048)  # features: after the first and second pooling, before Mixed_7a, at the end
 CLASSES = 1008
 BATCH_NORM = ("bn.weight", "bn.bias", "bn.running_mean", "bn.running_var")
 EPSILON = 1e-3  # of batch normalisation
-CPU_BATCH, ACCELERATOR_BATCH = 16, 256
+CPU_BATCH, ACCELERATOR_BATCH = 8, 256
 
 FILE = "pt_inception-2015-12-05-6726825d.pth"
 SHA256 = "6726825d0af5f729cebd5821db510b11b1cfad8faad88a03f1befd49fb9129b2"
@@ -207,7 +208,7 @@ class Conv(nn.Module):
     def __call__(self, x: Grid) -> Grid:
         kernel, bias = _weights(self, (*self.kernel, x.shape[-1], self.features))
         strides = (self.stride, self.stride)
-        x = jax.lax.conv_general_dilated(x, kernel, strides, self.padding, dimension_numbers=("NHWC", "HWIO", "NHWC"))
+        x = conv_general_dilated(x, kernel, strides, self.padding, dimension_numbers=("NHWC", "HWIO", "NHWC"))
         return nn.relu(x + bias)
 
 

@@ -19,7 +19,7 @@ from jaxtyping import Array, Float
 
 Map = Float[Array, "batch height width channel"]
 Kernel = Float[Array, "3 3 channel out_channel"]
-OutMap = Float[Array, "batch height width out_channel"]
+OutMap = Float[Array, "batch out_height out_width out_channel"]
 
 # with less, the matrix products are too small to repay the changes of coordinates
 SMALLEST_GRID = 256  # pixels
@@ -37,52 +37,59 @@ def conv_general_dilated(
     """`jax.lax.conv_general_dilated` (of [batch, height, width, channel] and [height, width, channel, out_channel], as Flax's
     layers call it), by `conv3x3` where that computes the same and may be faster.
     """
-    same = padding == "SAME" or tuple(map(tuple, padding)) == ((1, 1), (1, 1))
+    border = 0 if padding == "VALID" else 1 if padding == "SAME" or tuple(map(tuple, padding)) == ((1, 1), (1, 1)) else None
     dilations = (*(settings.get("lhs_dilation") or ()), *(settings.get("rhs_dilation") or ()))
     ones = {*window_strides, *dilations, settings.get("feature_group_count", 1), settings.get("batch_group_count", 1)} == {1}
     float32 = x.dtype == kernel.dtype == jnp.float32 and settings.get("precision") is None
-    if ones and same and float32 and kernel.shape[:2] == (3, 3):
+    if ones and border is not None and float32 and kernel.shape[:2] == (3, 3):
         (_, height, width, _), channels = x.shape, min(kernel.shape[2:])
-        if height % 2 == width % 2 == 0 and height * width >= SMALLEST_GRID and channels >= FEWEST_CHANNELS:
-            return conv3x3(x, kernel)
+        if height * width >= SMALLEST_GRID and channels >= FEWEST_CHANNELS:
+            return conv3x3(x, kernel, border)
     return lax.conv_general_dilated(x, kernel, window_strides, padding, **settings)
 
 
-@jax.custom_jvp
-def conv3x3(x: Map, kernel: Kernel) -> OutMap:
-    """Convolution that keeps the size, which is even; on a CPU the fast one.
+@partial(jax.custom_jvp, nondiff_argnums=(2,))
+def conv3x3(x: Map, kernel: Kernel, border: int) -> OutMap:
+    """Convolution of `x` within a border of `border` zeros; on a CPU the fast one.
 
     In what is differentiated it is the plain one: in a train step the changes of coordinates cost what the products save.
     """
-    return lax.platform_dependent(x, kernel, cpu=tiled, default=plain)
+    return lax.platform_dependent(x, kernel, cpu=partial(tiled, border=border), default=partial(plain, border=border))
 
 
 @partial(conv3x3.defjvp, symbolic_zeros=True)
-def _conv3x3_jvp(primals: tuple[Map, Kernel], tangents: tuple[Map, Kernel]) -> tuple[OutMap, OutMap]:
+def _conv3x3_jvp(border: int, primals: tuple[Map, Kernel], tangents: tuple[Map, Kernel]) -> tuple[OutMap, OutMap]:
     (x, kernel), (dx, dkernel) = primals, tangents
     pairs = ((dx, kernel), (x, dkernel))
-    terms = [plain(*pair) for pair in pairs if not any(isinstance(a, SymbolicZero) for a in pair)]
-    return plain(x, kernel), sum(terms[1:], terms[0])
+    terms = [plain(*pair, border) for pair in pairs if not any(isinstance(a, SymbolicZero) for a in pair)]
+    return plain(x, kernel, border), sum(terms[1:], terms[0])
 
 
-def plain(x: Map, kernel: Kernel) -> OutMap:
+def plain(x: Map, kernel: Kernel, border: int) -> OutMap:
     """XLA's convolution."""
-    return lax.conv_general_dilated(x, kernel, (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC"))
+    padding = ((border, border), (border, border))
+    return lax.conv_general_dilated(x, kernel, (1, 1), padding, dimension_numbers=("NHWC", "HWIO", "NHWC"))
 
 
-def tiled(x: Map, kernel: Kernel) -> OutMap:
-    """The fast algorithm, on any device; height and width are even."""
+def tiled(x: Map, kernel: Kernel, border: int) -> OutMap:
+    """The fast algorithm, on any device. Of an odd output the last tiles are cut."""
+    height, width = (size + 2 * border - 2 for size in x.shape[1:3])
+    x = jnp.pad(x, ((0, 0), (border, border + height % 2), (border, border + width % 2), (0, 0)))
+    return _whole_tiles(x, kernel)[:, :height, :width]
+
+
+def _whole_tiles(x: Map, kernel: Kernel) -> Float[Array, "batch height-2 width-2 out_channel"]:
+    """Without padding; height and width are even."""
     batch, height, width, channels = x.shape
-    grid = (batch, height // 2, width // 2)
-    x = jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))
-    rows = _combine(INPUT, [x[:, i : i + height - 1 : 2] for i in range(4)])
-    tiles = [_combine(INPUT, [row[:, :, j : j + width - 1 : 2] for j in range(4)]) for row in rows]
+    grid = (batch, height // 2 - 1, width // 2 - 1)
+    rows = _combine(INPUT, [x[:, i : i + height - 3 : 2] for i in range(4)])
+    tiles = [_combine(INPUT, [row[:, :, j : j + width - 3 : 2] for j in range(4)]) for row in rows]
     u = jnp.einsum("ai,bj,ijcd->abcd", KERNEL, KERNEL, kernel, precision="highest")
     products = [[(tiles[a][b].reshape(-1, channels) @ u[a, b]).reshape(*grid, -1) for b in range(4)] for a in range(4)]
     columns = zip(*(_combine(OUTPUT, row) for row in products), strict=True)
     # [batch, tile, row, tile, column, channel]
     y = jnp.stack([jnp.stack(_combine(OUTPUT, column), 2) for column in columns], 4)
-    return y.reshape(batch, height, width, -1)
+    return y.reshape(batch, height - 2, width - 2, -1)
 
 
 def _combine(matrix: Sequence[Sequence[int]], arrays: Sequence[Array]) -> list[Array]:
