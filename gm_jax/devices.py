@@ -1,5 +1,6 @@
 """What to ask of the compiler and of the C library for the devices at hand."""
 
+import contextlib
 import ctypes
 import functools
 import platform
@@ -27,7 +28,8 @@ def keep_memory() -> None:
         mallopt = ctypes.CDLL(None).mallopt
         mallopt(M_TRIM_THRESHOLD, -1)  # never
         mallopt(M_MMAP_MAX, 0)  # nothing outside the heap, from which all is handed back
-        jax.config.update("jax_cpu_enable_async_dispatch", False)
+        with contextlib.suppress(AttributeError):  # only bears on speed, where a version has it
+            jax.config.update("jax_cpu_enable_async_dispatch", False)
 
 
 def jit(fn: Callable[..., Any], **kwargs: Any) -> Callable[..., Any]:

@@ -16,17 +16,17 @@ keep_memory()
 add = jax.jit(lambda x: x + 1)
 x = jax.block_until_ready(jnp.zeros(2**24))  # 64 MB: beyond what glibc keeps by itself
 counts = []
-for _ in range(8):
+for _ in range(20):
     before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
     add(x).block_until_ready()
     counts.append(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
-print(sorted(counts)[4])
+print(min(counts))
 """
 
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="needs glibc")
 def test_memory_is_kept_between_steps():
-    """Without it, every page of the output faults every time."""
+    """Without it, all pages of the output fault every time; with it, only while the heap grows."""
     done = subprocess.run(
         [sys.executable, "-c", FAULTS], env=os.environ | {"JAX_PLATFORMS": "cpu"}, capture_output=True, text=True, check=True
     )
