@@ -22,8 +22,8 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.measure import Row
-from gm_jax.images import write_atomically
 from gm_jax.report.summary import insert
+from gm_jax.system.files import write_atomically
 
 FOLDER = Path(__file__).parent
 PACKAGES = ("jax", "jaxlib", "flax", "torch")  # whose versions are kept

@@ -12,7 +12,7 @@ import numpy as np
 from flax import linen as nn
 
 from benchmarks.measure import OURS, compare, main
-from gm_jax.devices import jit
+from gm_jax.system.devices import jit
 
 STEPS = 2
 NOTE = "the price of the loop; on a CPU gm_jax takes its steps one by one"

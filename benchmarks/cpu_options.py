@@ -2,7 +2,7 @@
 
     python -m benchmarks.cpu_options [--batch=128] [--ddpm_batch=8]
 
-Both sides are the same program, compiled with `gm_jax.devices.jit` and with `jax.jit`; that they take the same step is checked.
+Both sides are the same program, compiled with `system.devices.jit` and with `jax.jit`; that they take the same step is checked.
 """
 
 import argparse
@@ -15,9 +15,13 @@ import jax.numpy as jnp
 import numpy as np
 
 from benchmarks.measure import OURS, Row, compare, main
-from gm_jax import devices, experiment
+from gm_jax.build import build_model
 from gm_jax.cli.config import load_config
+from gm_jax.system import devices
 from gm_jax.training import learning
+from gm_jax.training.batches import seed_keys
+from gm_jax.training.optimizers import build_optimizers
+from gm_jax.training.start import first_batch
 
 
 def rows(options: argparse.Namespace) -> Iterator[Row]:
@@ -33,12 +37,12 @@ class Run:
     """A model in training on the same random batch; `jit` compiles its step."""
 
     def __init__(self, name: str, batch: int, jit: Callable[..., Any]):
-        config = load_config(Path(f"configs/{name}.py"), "").to_dict()
-        model = experiment.build_model(config, (32, 32, 3), 10)
-        optimizers, keys = experiment.build_optimizers(config, model), learning.seed_keys(0)
+        config = load_config(Path(f"configs/{name}.py"), "")
+        model = build_model(config, (32, 32, 3), 10)
+        optimizers, keys = build_optimizers(config, model), seed_keys(0)
         self.images = np.random.default_rng(0).integers(0, 256, (1, batch, 32, 32, 3), np.uint8)
         self.name = model.objectives[0].name
-        example = experiment.first_batch(config, keys, self.images[0], None)
+        example = first_batch(keys, self.images[0], None, config["data"]["flip"])
         self.state = jax.jit(lambda: learning.init_state(model, optimizers, keys.init, example))()
         dispatch = learning.make_dispatch(learning.make_train_step(model, optimizers, keys, flip=True))
         self.dispatch = jit(dispatch, static_argnums=4, donate_argnums=0)

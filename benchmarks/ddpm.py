@@ -28,13 +28,15 @@ from benchmarks.measure import OURS, Row, compare, main
 from benchmarks.torch_nets import DEVICE, ON_GPU, exact, torch, variants
 from benchmarks.torch_unet import UNet, arrays, load
 from configs.ddpm import get_config
-from gm_jax import experiment
-from gm_jax.core import Batch, Model, Variables
-from gm_jax.devices import jit
+from gm_jax.build import build_model, compute_dtype, resolve
+from gm_jax.core import Batch, Model, Variables, streams
 from gm_jax.diffusion import samplers
 from gm_jax.models.ddpm import get_beta_schedule
 from gm_jax.nets import unet
+from gm_jax.system.devices import jit
 from gm_jax.training import learning
+from gm_jax.training.batches import make_batch, seed_keys
+from gm_jax.training.optimizers import build_optimizers
 from gm_jax.training.run import STEPS_PER_DISPATCH
 
 SHAPE = (32, 32, 3)
@@ -44,8 +46,8 @@ Config = dict[str, Any]
 
 
 def rows(options: Any) -> Iterator[Row]:
-    config = get_config().to_dict()
-    variables = random_variables(experiment.build_model(config, SHAPE, None))
+    config = resolve(get_config().to_dict())
+    variables = random_variables(build_model(config, SHAPE, None))
     net = torch_network(config, variables)
     forward = {name: wrap(net) for name, wrap in variants().items()}
     batch, sample_batch = options.batch or (128 if ON_GPU else 8), options.sample_batch or (256 if ON_GPU else 16)
@@ -78,16 +80,16 @@ def random_variables(model: Model) -> Variables:
 
 def torch_network(config: Config, variables: Variables, dropout: float | None = None) -> UNet:
     """The preset's network with these weights; `dropout` instead of the preset's."""
-    model = config["model"]
+    network = config["model"]["network"]
     net = UNet(
         SHAPE[0],
-        model["channels"],
-        model["channel_multipliers"] or (1, 2, 2, 2),
-        model["num_res_blocks"],
-        model["attention_resolutions"],
-        model["dropout"] if dropout is None else dropout,
+        network["channels"],
+        network["channel_multipliers"] or (1, 2, 2, 2),
+        network["num_res_blocks"],
+        network["attention_resolutions"],
+        network["dropout"] if dropout is None else dropout,
     )
-    load(net, variables.params["unet"])
+    load(net, variables.params["network"])
     return net.to(DEVICE, memory_format=torch.channels_last)
 
 
@@ -110,7 +112,7 @@ def synchronize() -> None:
 
 
 def precision(config: Config) -> str:
-    return experiment.compute_dtype(config["precision"]).name
+    return compute_dtype(config["precision"]).name
 
 
 def autocast(config: Config) -> Any:
@@ -124,9 +126,9 @@ class Training:
     """gm_jax: the step and the dispatch of `train.py`."""
 
     def __init__(self, config: Config, variables: Variables):
-        model = experiment.build_model(config, SHAPE, None)
-        optimizers = experiment.build_optimizers(config, model)
-        self.keys, self.objectives = learning.seed_keys(config["seed"]), model.objectives
+        model = build_model(config, SHAPE, None)
+        optimizers = build_optimizers(config, model)
+        self.keys, self.objectives = seed_keys(config["seed"]), model.objectives
         step = learning.make_train_step(model, optimizers, self.keys, flip=config["data"]["flip"])
         self.dispatch = jit(learning.make_dispatch(step), static_argnums=4, donate_argnums=0)
         self.state = learning.with_variables(model, optimizers, jax.tree.map(jnp.array, variables))
@@ -203,7 +205,7 @@ def training(config: Config, variables: Variables, net: UNet, forward: dict[str,
 
 def sampler(config: Config, variables: Variables, name: str, steps: int) -> Callable:
     """gm_jax: keys -> images, one program."""
-    draw = jit(partial(experiment.build_model(config, SHAPE, None).sample, sampler=name, steps=steps))
+    draw = jit(partial(build_model(config, SHAPE, None).sample, sampler=name, steps=steps))
     variables = jax.device_put(variables)
     return lambda keys: jax.block_until_ready(draw(variables, keys))
 
@@ -259,7 +261,7 @@ def check_network(config: Config, variables: Variables, net: UNet) -> None:
     counts = [sum(a.size for a in jax.tree.leaves(variables.params)), sum(p.numel() for p in net.parameters())]
     assert counts == [PARAMETERS, PARAMETERS], counts
     x, t = np.random.default_rng(2).standard_normal((4, *SHAPE), np.float32), np.array([0, 10, 300, 999])
-    ours = jit(unet.UNet(SHAPE[2], config["model"]["channels"]).apply)({"params": variables.params["unet"]}, x, t)
+    ours = jit(unet.UNet(SHAPE[2], config["model"]["network"]["channels"]).apply)({"params": variables.params["network"]}, x, t)
     with torch.no_grad():
         theirs = to_numpy(net(to_torch(x), torch.tensor(t, device=DEVICE)))
     check("outputs of the network", np.abs(ours - theirs).max() / np.std(ours), 1e-4)
@@ -271,14 +273,16 @@ def check_updates(config: Config, variables: Variables) -> None:
     Adam divides each gradient by its size, which is rounding error where the gradient is: so differences are averaged, and in
     units of the learning rate.
     """
-    config = config | {"model": config["model"] | {"dropout": 0.0}, "optimizer": config["optimizer"] | {"warmup_steps": 2}}
+    network = config["model"]["network"] | {"dropout": 0.0}
+    config = config | {"model": config["model"] | {"network": network}}
+    config |= {"optimizer": config["optimizer"] | {"warmup_steps": 2}}
     nets = {name: torch_network(config, variables) for name in variants()}
     ours = Training(config, variables)
     theirs = {name: TorchTraining(config, nets[name], wrap(nets[name])) for name, wrap in variants().items()}
     images = jnp.asarray(random_images(1, 4))
     for step in range(2):
-        batch = learning.make_batch(ours.keys, step, jnp.arange(4), images[0], None, config["data"]["flip"])
-        t_keys, eps_keys = samplers.split_each(batch.keys)  # as in the model's loss
+        batch = make_batch(ours.keys, step, jnp.arange(4), images[0], None, config["data"]["flip"])
+        t_keys, eps_keys = streams(batch.keys, "time", "noise")  # as in the model's loss
         t = jax.vmap(lambda key: jax.random.randint(key, (), 1, config["model"]["timesteps"] + 1))(t_keys)
         eps = samplers.normal(eps_keys, SHAPE)
         loss = ours.run(images)
@@ -291,7 +295,7 @@ def check_updates(config: Config, variables: Variables) -> None:
             ("parameters", ours.state.params, trainer.parameters),
             ("averages", averages, trainer.averages),
         ]:
-            pairs = zip(arrays(params["unet"], nets[name]).values(), tensors, strict=True)
+            pairs = zip(arrays(params["network"], nets[name]).values(), tensors, strict=True)
             total = sum(np.abs(a - b.detach().cpu().numpy()).sum() for a, b in pairs)
             check(f"{name}: {what}, in learning rates", total / PARAMETERS / config["optimizer"]["learning_rate"], 1e-4)
 
@@ -300,8 +304,8 @@ def check_ddim(config: Config, variables: Variables, forward: dict[str, Callable
     """The images that 4 steps of DDIM make of the same noise."""
     keys = jax.random.split(jax.random.key(4), batch)
     ours = np.asarray(sampler(config, variables, "ddim", 4)(keys))
-    path = experiment.build_model(config, SHAPE, None).diffusion.path
-    noise = samplers.initial_noise(path, samplers.split_each(keys)[0], SHAPE)
+    path = build_model(config, SHAPE, None).diffusion.path
+    noise = samplers.initial_noise(path, *streams(keys, "start"), SHAPE)
     for name, call in forward.items():
         theirs = to_numpy(torch_sample(call, config, "ddim", 4, to_torch(noise)))
         check(f"{name}: images of DDIM", np.abs(ours - theirs).max(), 1e-3)

@@ -12,9 +12,9 @@ import jax
 import numpy as np
 
 from benchmarks.measure import OURS, compare, main, torch_or_exit
-from gm_jax.devices import jit
 from gm_jax.metrics import inception
 from gm_jax.metrics.resize import interpolation_matrix
+from gm_jax.system.devices import jit
 
 torch = torch_or_exit()
 F = torch.nn.functional

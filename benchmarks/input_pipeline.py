@@ -17,11 +17,13 @@ import numpy as np
 
 from benchmarks.measure import Row, main
 from configs.vae import get_config
-from gm_jax import experiment
+from gm_jax.build import resolve
 from gm_jax.data.dataset import Dataset
 from gm_jax.data.feed import batch_rows
 from gm_jax.training import learning
 from gm_jax.training.run import compile_run, prepare
+from gm_jax.training.start import first_batch
+from gm_jax.training.watch import nobody
 
 IMAGES = 50_000
 DATA = {"resident on the device": 2**31, "streamed from the host": 0}  # name -> data.device_bytes
@@ -44,11 +46,11 @@ def synthetic_data():
 
 
 def make_run(options, dataset, device_bytes):
-    config = get_config("cifar10").to_dict()
+    config = resolve(get_config("cifar10").to_dict())
     config["data"]["device_bytes"] = device_bytes
     config["train"]["batch_size"] = options.batch
-    config["model"]["channels"] = options.channels
-    return prepare(config, Path("unused"), dataset)  # writes nothing
+    config["model"]["network"]["channels"] = options.channels
+    return prepare(config, Path("unused"), dataset, nobody)  # writes nothing
 
 
 def check(run, feed):
@@ -76,7 +78,7 @@ def measure(run, feed, dispatch, rounds):
 
 def first_state(run):
     """As training starts."""
-    batch = experiment.first_batch(run.config, run.keys, run.dataset.x_train, None)
+    batch = first_batch(run.keys, run.dataset.x_train, None, run.config["data"]["flip"])
     init = jax.jit(partial(learning.init_state, run.eval_model, run.optimizers))
     return run.parallel.put_state(init(run.keys.init, batch))
 

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 
 import jax
 
-from gm_jax.devices import keep_memory
+from gm_jax.system.devices import keep_memory
 
 OURS = "gm_jax"
 PAUSE = 0.25  # seconds before each timing, in which the threads of the variant before go to sleep

@@ -27,12 +27,13 @@ from benchmarks import torch_nets
 from benchmarks.measure import OURS, Row, compare, main
 from benchmarks.torch_nets import DEVICE, torch
 from configs.ncsn import get_config
-from gm_jax import experiment
-from gm_jax.core import Batch, Variables
-from gm_jax.devices import jit
-from gm_jax.diffusion.paths import grid, to_eps
-from gm_jax.diffusion.samplers import normal, split_each
-from gm_jax.models.ncsn import PAPER_MULTIPLIERS
+from gm_jax.build import build_model, compute_dtype, resolve
+from gm_jax.core import Batch, Variables, streams
+from gm_jax.diffusion.grids import time_grid
+from gm_jax.diffusion.predictions import to_eps
+from gm_jax.diffusion.samplers import normal
+from gm_jax.nets.backbones import PAPER_MULTIPLIERS
+from gm_jax.system.devices import jit
 
 SHAPE = (32, 32, 3)
 LEVELS = 2  # that are visited
@@ -42,7 +43,7 @@ TOLERANCE = 1e-4
 def rows(options: Any) -> Iterator[Row]:
     on_cpu = jax.default_backend() == "cpu"
     batch, inner_steps = options.batch or (8 if on_cpu else 256), options.steps or (2 if on_cpu else 25)
-    config = get_config("cifar10").to_dict()
+    config = resolve(get_config("cifar10").to_dict())
     with torch_nets.exact():
         ours, theirs = sides(config | {"precision": "float32"}, batch, inner_steps)
         for sampler in theirs.values():
@@ -55,7 +56,7 @@ def rows(options: Any) -> Iterator[Row]:
     for sample in variants.values():  # compiles
         sample()
     path, per = f"annealed Langevin (NCSN), batch {batch}, per step", LEVELS * inner_steps
-    dtype = experiment.compute_dtype(config["precision"]).name
+    dtype = compute_dtype(config["precision"]).name
     yield compare(path, f"step of {batch} images", variants, rounds=options.rounds, per=per, note=dtype)
 
 
@@ -96,7 +97,7 @@ class Ours:
     """The model's own sampler, as one program."""
 
     def __init__(self, config: dict[str, Any], batch: int, inner_steps: int):
-        model = experiment.build_model(config, SHAPE, None)
+        model = build_model(config, SHAPE, None)
         example = Batch(jnp.zeros((1, *SHAPE)), None, jax.random.split(jax.random.key(0), 1))
         self.params = torch_nets.random_params(jax.eval_shape(model.init, jax.random.key(0), example).params)
         self.parameters = sum(a.size for a in jax.tree.leaves(self.params))
@@ -116,11 +117,11 @@ class Ours:
 
     def times(self) -> list[int]:
         """The levels visited, counted from 1 at the smallest."""
-        return [int(t) for t in grid(self.diffusion.path, LEVELS, "nodes")[:-1]]
+        return [int(t) for t in time_grid(self.diffusion.path, LEVELS, "nodes")[:-1]]
 
     def noise(self) -> list[np.ndarray]:
         """The uniform noise that `sample` starts from, then the normal noise of each of its steps."""
-        start, keys = split_each(self.keys)
+        start, keys = streams(self.keys, "start", "steps")
         fold_in = jax.vmap(jax.random.fold_in, (0, None))
         of_step = jax.jit(lambda i, k: normal(fold_in(fold_in(keys, i), k), SHAPE))
         steps = [of_step(i, k) for i in range(LEVELS) for k in range(self.inner_steps)]
@@ -132,10 +133,11 @@ class Theirs:
 
     def __init__(self, config: dict[str, Any], ours: Ours, wrap: Callable):
         self.model, self.batch, self.inner_steps, self.times = config["model"], ours.batch, ours.inner_steps, ours.times()
-        multipliers, levels = self.model["channel_multipliers"] or PAPER_MULTIPLIERS, self.model["levels"]
-        net = torch_nets.RefineNet(SHAPE[-1], self.model["channels"], multipliers, self.model["num_res_blocks"], levels)
-        self.net = torch_nets.with_params(net, ours.params["score"]).eval()
-        self.forward, self.low = wrap(self.net), experiment.compute_dtype(config["precision"]) == jnp.bfloat16
+        network, levels = self.model["network"], self.model["levels"]
+        multipliers = network["channel_multipliers"] or PAPER_MULTIPLIERS
+        net = torch_nets.RefineNet(SHAPE[-1], network["channels"], multipliers, network["num_res_blocks"], levels)
+        self.net = torch_nets.with_params(net, ours.params["network"]).eval()
+        self.forward, self.low = wrap(self.net), compute_dtype(config["precision"]) == jnp.bfloat16
 
     @torch.inference_mode()
     def score(self, x: torch.Tensor, level: torch.Tensor) -> torch.Tensor:

@@ -11,8 +11,8 @@ import jax
 import numpy as np
 
 from benchmarks.measure import OURS, compare, main
-from gm_jax.devices import jit
 from gm_jax.nets.pixelcnn import GatedPixelCNN, sample, sample_naive
+from gm_jax.system.devices import jit
 
 GRID = (8, 8)
 

@@ -22,9 +22,11 @@ import numpy as np
 from benchmarks.input_pipeline import first_state
 from benchmarks.measure import Row, main
 from configs.vae import get_config
+from gm_jax.build import resolve
 from gm_jax.data.dataset import Dataset
 from gm_jax.training.parallel import PARALLEL
 from gm_jax.training.run import compile_run, prepare
+from gm_jax.training.watch import nobody
 
 COUNTS = (1, 2, 4, 8)
 LOSSES = 5  # steps whose losses are compared
@@ -62,9 +64,9 @@ def worker():
 
 def train(settings, dataset, mode):
     """The first losses, and the median seconds of the steps after them."""
-    config = get_config("cifar10").to_dict() | {"parallel": mode, "precision": "float32"}
-    config["train"]["batch_size"], config["model"]["channels"] = settings["batch"], settings["channels"]
-    run = prepare(config, Path("unused"), dataset)  # writes nothing
+    config = resolve(get_config("cifar10").to_dict()) | {"parallel": mode, "precision": "float32"}
+    config["train"]["batch_size"], config["model"]["network"]["channels"] = settings["batch"], settings["channels"]
+    run = prepare(config, Path("unused"), dataset, nobody)  # writes nothing
     feed, dispatch, _ = compile_run(run)
     train_state, losses, seconds = first_state(run), [], []
     for step in range(LOSSES + settings["steps"]):

@@ -26,12 +26,15 @@ from benchmarks import torch_nets
 from benchmarks.measure import OURS, Row, compare, main
 from benchmarks.torch_nets import torch
 from configs.vae import get_config
-from gm_jax import experiment
-from gm_jax.core import Variables
-from gm_jax.devices import jit
+from gm_jax.build import build_model, compute_dtype, resolve
+from gm_jax.core import Variables, streams
 from gm_jax.nets.resnet import default_multipliers
+from gm_jax.system.devices import jit
 from gm_jax.training import learning
+from gm_jax.training.batches import example_keys, seed_keys
+from gm_jax.training.optimizers import build_optimizers
 from gm_jax.training.run import STEPS_PER_DISPATCH
+from gm_jax.training.start import first_batch
 from gm_jax.variational import standard_normal
 
 SHAPE = (32, 32, 3)
@@ -56,7 +59,7 @@ class Update(NamedTuple):
 
 
 def rows(options: Any) -> Iterator[Row]:
-    config = get_config("cifar10").to_dict()
+    config = resolve(get_config("cifar10").to_dict())
     steps = 1 if jax.default_backend() == "cpu" else STEPS_PER_DISPATCH
     images = np.random.default_rng(0).integers(0, 256, (steps, options.batch, *SHAPE), np.uint8)
     with torch_nets.exact():
@@ -79,7 +82,7 @@ def sides(config: dict[str, Any], images: np.ndarray) -> tuple["Ours", dict[str,
 
 
 def precision(config: dict[str, Any]) -> str:
-    return experiment.compute_dtype(config["precision"]).name
+    return compute_dtype(config["precision"]).name
 
 
 def check_updates(ours: "Ours", theirs: dict[str, "Theirs"]) -> None:
@@ -113,10 +116,10 @@ class Ours:
     """The training loop's own step, compiled as there."""
 
     def __init__(self, config: dict[str, Any], images: np.ndarray):
-        model = experiment.build_model(config, SHAPE, 10)
-        optimizers = experiment.build_optimizers(config, model)
-        self.config, self.model, self.keys = config, model, learning.seed_keys(config["seed"])
-        batch = experiment.first_batch(config, self.keys, images[0], None)
+        model = build_model(config, SHAPE, 10)
+        optimizers = build_optimizers(config, model)
+        self.config, self.model, self.keys = config, model, seed_keys(config["seed"])
+        batch = first_batch(self.keys, images[0], None, config["data"]["flip"])
         self.params = torch_nets.random_params(jax.eval_shape(model.init, self.keys.init, batch).params)
         self.parameters = sum(a.size for a in jax.tree.leaves(self.params))
         step = learning.make_train_step(model, optimizers, self.keys, flip=config["data"]["flip"])
@@ -135,8 +138,8 @@ class Ours:
     def draws(self) -> Draws:
         """The noise of the first step."""
         index = jnp.arange(self.images.shape[1])
-        mirrored = jax.vmap(jax.random.bernoulli)(learning.example_keys(self.keys.augment, 0, index))
-        eps = standard_normal(learning.example_keys(self.keys.noise, 0, index), self.config["model"]["latent_dim"])
+        mirrored = jax.vmap(jax.random.bernoulli)(example_keys(self.keys.augment, 0, index))
+        eps = standard_normal(*streams(example_keys(self.keys.noise, 0, index), "latent"), self.config["model"]["latent_dim"])
         return Draws(np.asarray(mirrored), np.asarray(eps))
 
     def first_update(self) -> Update:
@@ -152,8 +155,9 @@ class Theirs:
 
     def __init__(self, config: dict[str, Any], params: Any, images: np.ndarray, wrap: Callable):
         model, self.settings, self.low = config["model"], config["optimizer"], precision(config) == "bfloat16"
-        multipliers = model["channel_multipliers"] or default_multipliers(SHAPE)
-        net = torch_nets.ConvVAE(model["latent_dim"], model["channels"], multipliers, SHAPE)
+        network = model["network"]
+        multipliers = network["channel_multipliers"] or default_multipliers(SHAPE)
+        net = torch_nets.ConvVAE(model["latent_dim"], network["channels"], multipliers, SHAPE)
         self.net = torch_nets.with_params(net, params)
         self.params = list(self.net.parameters())
         self.average = [p.detach().clone() for p in self.params]

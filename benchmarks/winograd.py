@@ -16,16 +16,16 @@ import numpy as np
 
 from benchmarks.measure import OURS, Row, compare, main
 from configs.ddpm import get_config
-from gm_jax import experiment
+from gm_jax.build import build_model, resolve
 from gm_jax.core import Batch
-from gm_jax.devices import jit
 from gm_jax.nets import winograd
+from gm_jax.system.devices import jit
 
 SHAPE = (32, 32, 3)
 
 
 def rows(options: argparse.Namespace) -> Iterator[Row]:
-    model = experiment.build_model(get_config().to_dict() | {"precision": "float32"}, SHAPE, None)
+    model = build_model(resolve(get_config().to_dict()) | {"precision": "float32"}, SHAPE, None)
     keys = jax.random.split(jax.random.key(0), options.batch)
     variables = jax.jit(model.init)(keys[0], Batch(jnp.zeros((1, *SHAPE)), None, keys[:1]))
     noise = np.random.default_rng(0)  # the initialisation's last layer is zero

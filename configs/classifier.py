@@ -21,16 +21,7 @@ from configs.common import base, with_preset
 
 
 def get_config(preset: str = "cifar10") -> ConfigDict:
-    config = base()
-    config.model = ConfigDict(
-        {
-            "name": "classifier",
-            "features": 64,  # what metrics see of an image
-            "channels": 16,  # at the first halving
-            "channel_multipliers": (),  # one per halving; (): as many as the images allow, (1,) for 8x8, (1, 2) for 28x28
-            "num_blocks": 1,  # residual blocks after every halving
-        }
-    )
+    config = base(name="classifier")
     config.precision = "float32"  # the same eyes on every device, as far as can be
     config.train.sample_every = 0
     return with_preset(config, preset, PRESETS)

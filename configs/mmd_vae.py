@@ -24,24 +24,7 @@ from configs.common import base, with_preset
 
 
 def get_config(preset: str = "cifar10") -> ConfigDict:
-    config = base()
-    config.model = ConfigDict(
-        {
-            "name": "mmd_vae",
-            "latent_dim": 128,
-            "channels": 64,  # at the first halving
-            "channel_multipliers": (),  # one per halving; (): as many as the images allow, (1, 2, 4) for 32x32
-            "num_blocks": 1,  # residual blocks after every halving
-            "encoder": "gaussian",  # gaussian | deterministic
-            "alpha": 1.0,  # 1 - alpha weighs the KL term; 1: none
-            "mmd_weight": 10_000.0,  # lambda
-            "kernel": "imq",  # rbf | imq (inverse multiquadratic)
-            "bandwidth": "prior",  # prior: 2 latent_dim | authors: latent_dim^2 | a number, in units of |z - z'|^2
-            "estimator": "unbiased",  # unbiased | biased
-            "likelihood_variance": 0.02,
-        }
-    )
-    return with_preset(config, preset, PRESETS)
+    return with_preset(base(name="mmd_vae", network={"name": "resnet"}), preset, PRESETS)
 
 
 def cifar10(config: ConfigDict) -> None:
@@ -53,14 +36,16 @@ def cifar10(config: ConfigDict) -> None:
 
 def digits(config: ConfigDict) -> None:
     config.data.name = "digits"
-    config.model.update(latent_dim=16, channels=32, likelihood_variance=0.05, mmd_weight=1000.0)  # 64,196 parameters
+    config.model.update(latent_dim=16, likelihood_variance=0.05, mmd_weight=1000.0)  # 64,196 parameters
+    config.model.network.channels = 32
     config.optimizer.update(learning_rate=2e-3, warmup_steps=100, ema_decay=0.99)
     config.train.update(steps=4000, batch_size=128, log_every=100, heldout_every=500, sample_every=1000, checkpoint_every=1000)
 
 
 def tiny(config: ConfigDict) -> None:
     config.data.name = "digits"
-    config.model.update(latent_dim=4, channels=8, likelihood_variance=0.1, mmd_weight=100.0)  # 4,532 parameters
+    config.model.update(latent_dim=4, likelihood_variance=0.1, mmd_weight=100.0)  # 4,532 parameters
+    config.model.network.channels = 8
     config.optimizer.update(learning_rate=5e-3, ema_decay=0.9)
     config.train.update(
         steps=150, batch_size=64, log_every=10, heldout_every=50, sample_every=75, samples=16, checkpoint_every=50

@@ -3,6 +3,7 @@
     python train.py --config configs/ncsn.py               CIFAR-10, NCSN: 200 000 steps of batch 128
     python train.py --config configs/ncsn.py:cifar10_v2    CIFAR-10, NCSNv2: 300 000 steps
     python train.py --config configs/ncsn.py:digits        8x8 digits, in minutes on two CPU cores
+    python train.py --config configs/ncsn.py:ring          points of a plane: eight Gaussians
     python train.py --config configs/ncsn.py:tiny          seconds: a check that everything works
 
 Settings of "cifar10" and "cifar10_v2": the authors' code (ermongroup/ncsn, configs/anneal.yml; ermongroup/ncsnv2,
@@ -23,32 +24,12 @@ from configs.common import base, with_preset
 
 
 def get_config(preset: str = "cifar10") -> ConfigDict:
-    return with_preset(base(), preset, PRESETS)
+    return with_preset(base(name="ncsn", network={"name": "refinenet"}), preset, PRESETS)
 
 
 def cifar10(config: ConfigDict) -> None:
     config.data.name = "cifar10"
     config.data.flip = True
-    config.model = ConfigDict(
-        {
-            "name": "ncsn",
-            "sigma_max": 2.0,  # the paper's 1, twice
-            "sigma_min": 0.02,  # 0.01, twice
-            "levels": 10,
-            "epsilon": 8e-5,  # 2e-5, four times; 0: NCSNv2's rule
-            "inner_steps": 100,
-            "start": "uniform",  # or "noise"
-            "denoise": False,
-            "network": "refinenet",  # or "unet"
-            "conditional": True,
-            "divide_by_sigma": False,
-            "channels": 128,
-            "channel_multipliers": (),  # (): (1, 2, 2, 2)
-            "num_res_blocks": 2,
-            "attention_resolutions": (),  # of the U-Net, as dropout
-            "dropout": 0.0,
-        }
-    )
     config.optimizer.update(learning_rate=1e-3)
     config.train.update(steps=200_000, batch_size=128, sample_every=10_000, checkpoint_every=5_000)
 
@@ -77,22 +58,29 @@ def digits(config: ConfigDict) -> None:
         sigma_min=0.05,
         levels=20,
         epsilon=0.0,  # comes to 5.7e-4
-        channels=32,
-        channel_multipliers=(1, 2),
-        num_res_blocks=1,
         conditional=True,  # learns a little faster here
     )
+    config.model.network.update(channels=32, channel_multipliers=(1, 2), num_res_blocks=1)
     config.optimizer.update(learning_rate=2e-3, warmup_steps=100, clip_norm=1.0, ema_decay=0.995, ema_warmup=True)
     config.train.update(steps=1200, log_every=50, heldout_every=250, sample_every=400, checkpoint_every=400)
 
 
+def ring(config: ConfigDict) -> None:
+    digits(config)
+    config.data.name = "ring"
+    config.model.update(sigma_max=4.0, sigma_min=0.02)
+    config.model.network = ConfigDict({"name": "mlp"})
+    config.train.update(steps=3000, batch_size=512, log_every=100, heldout_every=500, sample_every=500, checkpoint_every=1000)
+
+
 def tiny(config: ConfigDict) -> None:
     digits(config)
-    config.model.update(levels=6, inner_steps=2, channels=8, channel_multipliers=(1,))
+    config.model.update(levels=6, inner_steps=2)
+    config.model.network.update(channels=8, channel_multipliers=(1,))
     config.optimizer.update(learning_rate=5e-3, warmup_steps=10, ema_decay=0.9)
     config.train.update(
         steps=100, batch_size=32, log_every=10, heldout_every=50, sample_every=50, samples=16, checkpoint_every=50
     )
 
 
-PRESETS = {"cifar10": cifar10, "cifar10_v2": cifar10_v2, "digits": digits, "tiny": tiny}
+PRESETS = {"cifar10": cifar10, "cifar10_v2": cifar10_v2, "digits": digits, "ring": ring, "tiny": tiny}

@@ -2,6 +2,8 @@
 
   python train.py --config configs/vae.py          CIFAR-10, 5.1M parameters
   python train.py --config configs/vae.py:digits   half a minute on two CPU cores
+  python train.py --config configs/vae.py:digits_conditional     the same, told which digit
+  python train.py --config configs/vae.py:ring     points of a plane: eight Gaussians
   python train.py --config configs/vae.py:tiny     seconds: a check that everything works
   python train.py --config configs/vae.py:digits_sweep --config.model.beta=10 --workdir runs/beta-10    (or cifar10_sweep)
 
@@ -31,21 +33,7 @@ from configs.common import base, with_preset
 
 
 def get_config(preset: str = "cifar10") -> ConfigDict:
-    config = base()
-    config.model = ConfigDict(
-        {
-            "name": "vae",
-            "latent_dim": 128,
-            "channels": 64,  # at the first halving
-            "channel_multipliers": (),  # one per halving; (): as many as the images allow, (1, 2, 4) for 32x32
-            "num_blocks": 1,  # residual blocks after every halving
-            "beta": 1.0,
-            "likelihood_variance": 0.02,
-            "kl_warmup_steps": 0,
-            "free_bits": 0.0,  # nats per latent dimension
-        }
-    )
-    return with_preset(config, preset, PRESETS)
+    return with_preset(base(name="vae", network={"name": "resnet"}), preset, PRESETS)
 
 
 def cifar10(config: ConfigDict) -> None:
@@ -57,14 +45,28 @@ def cifar10(config: ConfigDict) -> None:
 
 def digits(config: ConfigDict) -> None:
     config.data.name = "digits"
-    config.model.update(latent_dim=16, channels=32, likelihood_variance=0.05)  # 64,196 parameters
+    config.model.update(latent_dim=16, likelihood_variance=0.05)  # 64,196 parameters
+    config.model.network.channels = 32
     config.optimizer.update(learning_rate=2e-3, warmup_steps=100, ema_decay=0.99)
     config.train.update(steps=4000, batch_size=128, log_every=100, heldout_every=500, sample_every=1000, checkpoint_every=1000)
 
 
+def digits_conditional(config: ConfigDict) -> None:
+    digits(config)
+    config.model.class_conditional = True
+
+
+def ring(config: ConfigDict) -> None:
+    config.data.name = "ring"
+    config.model.update(latent_dim=2, likelihood_variance=0.0025, network={"name": "mlp"})  # the variance of a component
+    config.optimizer.update(learning_rate=2e-3, warmup_steps=50, ema_decay=0.99)
+    config.train.update(steps=3000, batch_size=512, log_every=100, heldout_every=500, sample_every=500, checkpoint_every=1000)
+
+
 def tiny(config: ConfigDict) -> None:
     config.data.name = "digits"
-    config.model.update(latent_dim=4, channels=8, likelihood_variance=0.1)  # 4,532 parameters
+    config.model.update(latent_dim=4, likelihood_variance=0.1)  # 4,532 parameters
+    config.model.network.channels = 8
     config.optimizer.update(learning_rate=5e-3, ema_decay=0.9)
     config.train.update(
         steps=150, batch_size=64, log_every=10, heldout_every=50, sample_every=75, samples=16, checkpoint_every=50
@@ -84,6 +86,8 @@ def digits_sweep(config: ConfigDict) -> None:
 PRESETS = {
     "cifar10": cifar10,
     "digits": digits,
+    "digits_conditional": digits_conditional,
+    "ring": ring,
     "tiny": tiny,
     "cifar10_sweep": cifar10_sweep,
     "digits_sweep": digits_sweep,

@@ -18,34 +18,14 @@ Expected:
 
 from ml_collections import ConfigDict
 
-from configs.common import base, with_preset
+from configs.common import base, own, with_preset
 
 
 def get_config(preset: str = "cifar10") -> ConfigDict:
-    config = base()
-    config.model = ConfigDict(
-        {
-            "name": "vqvae",
-            "autoencoder_steps": 50_000,  # of train.steps; the prior has the rest
-            "num_codes": 512,
-            "code_dim": 64,
-            "channels": 128,  # at the grid of the codes, half as many one above it
-            "halvings": 2,  # 32x32 images -> 8x8 codes
-            "num_blocks": 2,  # residual blocks
-            "commitment": 0.25,
-            "codebook": "ema",  # or "loss"
-            "codebook_decay": 0.99,
-            "restart_below": 0.03,  # of the mean usage; 0 = off
-            "class_conditional": False,  # the prior
-            "prior_channels": 128,
-            "prior_layers": 12,
-            "prior_reach": 1,  # 3x3 kernels
-        }
-    )
-    with config.unlocked():
-        # own settings of the stages; only the prior is averaged, so that codes and decoder stay of one kind
-        config.optimizer.vqvae = {"learning_rate": 3e-4, "ema_decay": 0.0}
-        config.optimizer.prior = {"learning_rate": 3e-4, "weight_decay": 0.0, "ema_decay": 0.999}
+    config = base(name="vqvae")
+    # own settings of the stages; only the prior is averaged, so that codes and decoder stay of one kind
+    own(config, "vqvae", learning_rate=3e-4)
+    own(config, "prior", learning_rate=3e-4, ema_decay=0.999)
     return with_preset(config, preset, PRESETS)
 
 
@@ -67,9 +47,9 @@ def digits(config: ConfigDict) -> None:
         prior_channels=32,
         prior_layers=3,
     )
-    config.optimizer.vqvae.update(learning_rate=2e-3)
+    own(config, "vqvae", learning_rate=2e-3)
     # without decay the prior learns the 1501 training images by heart
-    config.optimizer.prior.update(learning_rate=2e-3, weight_decay=1.0, ema_decay=0.99)
+    own(config, "prior", learning_rate=2e-3, weight_decay=1.0, ema_decay=0.99)
     config.train.update(steps=2500, batch_size=128, log_every=100, heldout_every=250, sample_every=500, checkpoint_every=500)
 
 
@@ -85,8 +65,8 @@ def tiny(config: ConfigDict) -> None:
         prior_channels=16,
         prior_layers=2,
     )
-    config.optimizer.vqvae.update(learning_rate=3e-3)
-    config.optimizer.prior.update(learning_rate=5e-3, ema_decay=0.9)
+    own(config, "vqvae", learning_rate=3e-3)
+    own(config, "prior", learning_rate=5e-3, ema_decay=0.9)
     config.train.update(
         steps=200, batch_size=64, log_every=10, heldout_every=50, sample_every=100, samples=16, checkpoint_every=50
     )

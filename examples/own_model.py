@@ -11,10 +11,12 @@ import jax.numpy as jnp
 from jax.scipy.linalg import solve_triangular
 from jaxtyping import Array, Float
 
+from gm_jax.conditioning import check_labels
 from gm_jax.core import Batch, DiagonalGaussian, Key, Likelihood, Model, Objective, PyTree, Variables
 from gm_jax.errors import InputError
 from gm_jax.images import to_float
-from gm_jax.variational import refuse_labels, reparameterize, standard_normal
+from gm_jax.settings import Count
+from gm_jax.variational import reparameterize, standard_normal
 
 
 def log_prob(params: PyTree, x: Float[Array, "batch size"]) -> Float[Array, " batch"]:
@@ -34,7 +36,7 @@ def principal(params: PyTree) -> tuple[Float[Array, "size latent"], Float[Array,
     return jnp.linalg.svd(params["W"], full_matrices=False)[:2]
 
 
-def make(image_shape: tuple[int, int, int], *, latent_dim: int = 16) -> Model:
+def make(image_shape: tuple[int, ...], *, latent_dim: Count = 16) -> Model:
     """Probabilistic PCA with `latent_dim` components, of images in [-1, 1]; fewer than an image has numbers, else InputError.
 
     Like the VAE it samples and decodes to the mean, without eps. Its likelihood "dequantized" is the exact density of
@@ -56,7 +58,7 @@ def make(image_shape: tuple[int, int, int], *, latent_dim: int = 16) -> Model:
         return nll, (state, {"nll": nll, "variance": jnp.exp(params["log_variance"])})
 
     def posterior(variables, x, labels=None):
-        refuse_labels(labels)
+        check_labels(labels, None)
         U, s = principal(variables.params)
         variance = jnp.exp(variables.params["log_variance"])
         mean = (flat(x) - variables.params["mean"]) @ U * s / (s**2 + variance)  # eq. 8
@@ -66,7 +68,7 @@ def make(image_shape: tuple[int, int, int], *, latent_dim: int = 16) -> Model:
         return reparameterize(keys, *posterior(variables, x, labels))
 
     def decode(variables, keys, z, labels=None):
-        refuse_labels(labels)
+        check_labels(labels, None)
         U, s = principal(variables.params)
         return jnp.clip(z * s @ U.T + variables.params["mean"], -1, 1).reshape(-1, *image_shape)
 
@@ -74,7 +76,7 @@ def make(image_shape: tuple[int, int, int], *, latent_dim: int = 16) -> Model:
         return decode(variables, keys, standard_normal(keys, latent_dim), labels)
 
     def dequantized(variables, keys, images, labels=None):
-        refuse_labels(labels)
+        check_labels(labels, None)
         noise = jax.vmap(lambda key: jax.random.uniform(key, image_shape, minval=-1, maxval=1))(keys)
         density = log_prob(variables.params, flat(to_float(images) + noise / 255))
         return -density - size * jnp.log(2 / 255)  # a level's bin is 2 / 255 wide

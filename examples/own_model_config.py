@@ -16,9 +16,7 @@ from configs.common import base, with_preset
 
 
 def get_config(preset: str = "cifar10") -> ConfigDict:
-    config = base()
-    config.model = ConfigDict({"name": "examples.own_model", "latent_dim": 16})  # a key of MODELS, or the path of a module
-    return with_preset(config, preset, PRESETS)
+    return with_preset(base(name="examples.own_model"), preset, PRESETS)  # a key of MODELS, or the path of a module
 
 
 def cifar10(config: ConfigDict) -> None:

@@ -12,7 +12,9 @@ import numpy as np
 import optax
 
 from gm_jax.data.sources import load_digits
-from gm_jax.diffusion.paths import discrete_path, grid, to_x0
+from gm_jax.diffusion.grids import time_grid
+from gm_jax.diffusion.paths import discrete_path
+from gm_jax.diffusion.predictions import to_x0
 from gm_jax.diffusion.samplers import clip_x0, ddim
 from gm_jax.images import to_float, to_uint8
 from gm_jax.metrics import frechet_distance, from_callable
@@ -67,7 +69,7 @@ def draw(params, keys):
     def denoiser(x_t, t):
         return to_x0(path, "eps", predictor(params)(x_t, t), x_t, t)
 
-    return sample(path, clip_x0(denoiser), keys, (8, 8, 1), sampler=partial(ddim, eta=0.0), times=grid(path, 25, "nodes"))
+    return sample(path, clip_x0(denoiser), keys, (8, 8, 1), sampler=partial(ddim, eta=0.0), times=time_grid(path, 25, "nodes"))
 
 
 samples = to_uint8(draw(params, jax.random.split(jax.random.key(1), len(digits.x_test))))

@@ -1,9 +1,11 @@
 """The contract that every model signs and the one training loop relies on.
 
-Nothing here has logic: these are named tuples of arrays or of pure functions. A `Model` holds functions, so close over it;
-never pass it through `jit`. Arrays travel separately, as `Variables`.
+These are named tuples of arrays or of pure functions, and the few helpers that keep a model's randomness, reductions and
+loops alike everywhere. A `Model` holds functions, so close over it; never pass it through `jit`. Arrays travel separately, as
+`Variables`.
 """
 
+import zlib
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -15,7 +17,8 @@ PyTree = Any
 Key = Array  # one typed PRNG key, or an array of them
 Metrics = dict[str, Array]  # the paper's term -> its mean over the batch (a scalar)
 
-# images in [-1, 1] and as stored
+# images in [-1, 1] and as stored. Data may also be float points [batch, dim], which nobody scales: what is said of images
+# holds for them, with [dim] for their shape.
 Images = Float[Array, "batch height width channel"]
 ByteImages = UInt8[Array, "batch height width channel"]
 Labels = Int[Array, " batch"]
@@ -33,10 +36,10 @@ class Batch(NamedTuple):
 
     `keys[i]` is `fold_in(fold_in(seed_key, step), i)` with i the index in the *global* batch: a loss that draws its noise
     from these keys draws the same noise whatever the device count, the microbatch size or the parallel mode. All objectives of
-    a step see the same keys: one that must not share another's noise folds in a number of its own.
+    a step see the same keys: whoever draws takes `streams` of names of its own.
     """
 
-    x: Images  # in [-1, 1]
+    x: Images  # in [-1, 1]; points as they are
     labels: Labels | None
     keys: Key  # [batch]
 
@@ -47,14 +50,20 @@ class Objective(NamedTuple):
     `loss(params, state, key, batch, *, step, train) -> scalar, (new_state, metrics)`. `params` holds all groups; only `group`
     is updated. `key` is for dropout only: draw all other noise from `batch.keys`. The objective is active for
     `start <= step < stop`, and updates at the end of every run of `every` steps of that window.
+
+    `after(params, state, *, step) -> state` is called once for every update, with the new parameters: outside the gradient, and
+    once however many microbatches there are. Running means and target networks belong there, since a loss threads its state
+    through every microbatch.
     """
 
     name: str
     loss: Callable[..., tuple[Array, tuple[PyTree, Metrics]]]
-    group: str | None = None  # None: all parameters
+    group: str | None = None  # a path into the parameters, such as "generator" or "autoencoder/critic"; None: all
     every: int = 1
     start: int = 0
     stop: int | None = None
+    optimizer: str | None = None  # the objective of the same group whose optimizer (moments, schedule, EMA) it shares
+    after: Callable[..., PyTree] | None = None
 
 
 class DiagonalGaussian(NamedTuple):
@@ -75,9 +84,11 @@ class Likelihood(NamedTuple):
     """How probable a model finds an image.
 
     `fn(variables, keys, images, labels=None, **options) -> [batch]`: the negative log-likelihood of discrete uint8 images in
-    nats per image. `kind` says how to read it: "exact"; "bound" (never below the exact value in expectation); "estimate" (of
-    unknown sign); "code" (of the latent code of the image alone: part of a bound, no likelihood of the image). Divide by
-    `pixels * channels * log 2` for bits/dim.
+    nats per image (of points: of their density, in nats). `kind` says how to read it: "exact"; "bound" (never below the exact
+    value in expectation); "estimate" (of unknown sign); "code" (of the latent code of the image alone: part of a bound, no
+    likelihood of the image); "energy" (up to a constant that nobody knows). The first three divided by
+    `pixels * channels * log 2` are bits/dim. `labels=None` of a conditional model means the marginal, p(x); with labels it is
+    p(x|y), which is another number.
     """
 
     name: str
@@ -92,8 +103,21 @@ class Diffusion(NamedTuple):
     denoiser: Callable[..., Callable[[Array, Array], Array]]
 
 
+class Network(NamedTuple):
+    """A network that is told the time of x_t and, where its model has labels or the like, a condition [batch, size]."""
+
+    init: Callable[[Key, Array, Array, Array | None], PyTree]  # (key, x, t, condition) -> params
+    apply: Callable[..., Array]  # (params, x, t, condition, *, train=False, key=None) -> answer, shaped as x
+    clock: str = "auto"  # what it is told of the time, by name; "auto": the model's choice
+
+
 class Model(NamedTuple):
-    """A generative model as pure functions. Those that a model does not have are None."""
+    """A generative model as pure functions. Those that a model does not have are None.
+
+    `num_classes` says what `labels` tell apart, in all functions that take them: whole numbers 0..num_classes - 1, [n]. A model
+    of None refuses labels. A conditional one that is sampled without labels draws them itself. `recalibrate` makes what was
+    gathered in training (BatchNorm's statistics, spectral norms) fit other parameters than those it was gathered with.
+    """
 
     init: Callable[[Key, Batch], Variables]  # sees a real batch, so that initialisation may depend on data
     objectives: tuple[Objective, ...]
@@ -103,9 +127,10 @@ class Model(NamedTuple):
     encode: Callable[..., Array] | None = None  # (variables, keys, x, labels=None) -> latent
     decode: Callable[..., Images] | None = None  # (variables, keys, z, labels=None) -> x
     posterior: Callable[..., DiagonalGaussian | Codes] | None = None  # (variables, x, labels=None)
+    num_classes: int | None = None
     likelihoods: tuple[Likelihood, ...] = ()
     diffusion: Diffusion | None = None
-    recalibrate: Callable[..., PyTree] | None = None  # (variables, keys, x) -> state: BatchNorm statistics for EMA weights
+    recalibrate: Callable[..., PyTree] | None = None  # (variables, batch) -> state that fits EMA weights
 
 
 def batch_mean(x: Array, axis_name: str | None = None) -> Array:
@@ -117,3 +142,26 @@ def batch_mean(x: Array, axis_name: str | None = None) -> Array:
 def batch_gather(x: Array, axis_name: str | None = None) -> Array:
     """The rows of the global batch, in order, on every device. Without `axis_name` `x` itself."""
     return x if axis_name is None else jax.lax.all_gather(x, axis_name, tiled=True)
+
+
+def streams(keys: Key, *names: str) -> tuple[Key, ...]:
+    """Independent keys for each name, from one key or an array of them: what is drawn under one never meets another's.
+
+    A hash of the name is folded in. Numbers would collide: `split(key)[i]` equals `fold_in(key, i)`.
+    """
+    fold = jax.random.fold_in if not keys.ndim else jax.vmap(jax.random.fold_in, (0, None))
+    return tuple(fold(keys, zlib.crc32(name.encode())) for name in names)
+
+
+LONGEST_UNROLLED = 32  # steps
+
+
+def scan(body: Callable[[Any, Any], tuple[Any, Any]], carry: Any, xs: Any) -> tuple[Any, Any]:
+    """`jax.lax.scan` over the leading axis of `xs`, for bodies that hold gradients of convolutions.
+
+    Inside a loop these are tens of times slower on a CPU (benchmarks/conv_gradient_in_loop.py), so that there a loop of up to
+    32 steps is unrolled.
+    """
+    length = len(jax.tree.leaves(xs)[0])
+    unroll = length if jax.default_backend() == "cpu" and length <= LONGEST_UNROLLED else 1
+    return jax.lax.scan(body, carry, xs, unroll=unroll)

@@ -7,13 +7,14 @@ rounding rule (truncation instead of rounding, say) shifts every pixel by half a
 import io
 import math
 import os
-from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, UInt8
 from PIL import Image
+
+from gm_jax.system.files import write_atomically
 
 VIEWABLE = 512  # pictures are magnified until their longer side has this many pixels
 BACKGROUND = 255  # white between the tiles and in the empty places of the last row
@@ -43,7 +44,7 @@ def to_uint8(images: Float[Array, "*shape"]) -> UInt8[Array, "*shape"]:
     return xp.round(xp.clip(levels, 0, 255)).astype(xp.uint8)
 
 
-def grid(
+def tiled(
     images: UInt8[Array, "n height width channel"], columns: int | None = None, padding: int = 2, scale: int = 1
 ) -> UInt8[np.ndarray, "grid_height grid_width channel"]:
     """Tiles in reading order on white, `padding` pixels between and around them, each magnified `scale` times.
@@ -53,7 +54,7 @@ def grid(
     """
     images = np.asarray(images)
     if images.dtype != np.uint8 or images.ndim != 4 or not len(images):
-        raise ValueError(f"grid takes uint8 images [n, height, width, channel], not {images.dtype} {list(images.shape)}")
+        raise ValueError(f"tiled takes uint8 images [n, height, width, channel], not {images.dtype} {list(images.shape)}")
     n, height, width, channels = images.shape
     columns = columns or math.ceil(math.sqrt(n))
     rows = math.ceil(n / columns)
@@ -95,18 +96,6 @@ def save_gif(
     buffer = io.BytesIO()
     first.save(buffer, format="GIF", save_all=True, append_images=others, duration=durations, loop=0)
     write_atomically(path, buffer.getvalue())
-
-
-def write_atomically(path: str | os.PathLike, data: bytes) -> None:
-    """Writes a file that is at any moment the old one or the whole new one, also when the process dies; parents are made."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        unfinished.write_bytes(data)
-        os.replace(unfinished, path)
-    finally:
-        unfinished.unlink(missing_ok=True)
 
 
 def _magnify(image: np.ndarray, scale: int) -> np.ndarray:

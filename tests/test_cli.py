@@ -12,18 +12,16 @@ import gm_jax.evaluation
 import gm_jax.training
 from configs.common import base
 from gm_jax import cli
+from gm_jax.build import resolve
 from gm_jax.errors import InputError
 from gm_jax.training import workdirs
 
 ROOT = pathlib.Path(__file__).parents[1]
 CONFIG = """
 from configs.common import base, with_preset
-from ml_collections import ConfigDict
 
 def get_config(preset="cifar10"):
-    config = base()
-    config.model = ConfigDict(dict(name="toy", multipliers=(1, 2), scales=(0.5,), width=None))
-    return with_preset(config, preset, PRESETS)
+    return with_preset(base(name="tests.toys.toy_settings"), preset, PRESETS)
 
 def cifar10(config):
     config.data.name = "cifar10"
@@ -50,14 +48,16 @@ def train(tmp_path, monkeypatch):
     (tmp_path / "configs/toy.py").write_text(CONFIG)
     monkeypatch.chdir(tmp_path)
     calls = []
-    loop = types.SimpleNamespace(NonFinite=NonFinite, Interrupted=Interrupted, train=lambda *args: calls.append(args))
-    monkeypatch.setitem(sys.modules, "gm_jax.training.loop", loop)
-    monkeypatch.setattr(gm_jax.training, "loop", loop, raising=False)
+    loop = types.SimpleNamespace(NonFinite=NonFinite, Interrupted=Interrupted)
+    experiment = types.SimpleNamespace(train=lambda *args: calls.append(args))
+    for package, name, module in ((gm_jax.training, "loop", loop), (gm_jax, "experiment", experiment)):
+        monkeypatch.setitem(sys.modules, f"{package.__name__}.{name}", module)
+        monkeypatch.setattr(package, name, module, raising=False)
 
     def run(*args):
         return cli.train_main(["--config=configs/toy.py", *args])
 
-    run.calls, run.loop = calls, loop
+    run.calls, run.experiment = calls, experiment
     return run
 
 
@@ -87,11 +87,14 @@ def files(directory: pathlib.Path) -> set[str]:
         ("--config.train.steps=1.5", ["config.train.steps=1.5", "whole number"]),
         ("--config.train.steps=true", ["config.train.steps=true", "whole number"]),
         ("--config.train.steps=", ["config.train.steps=", "whole number"]),
-        ("--config.optimizer.eps=small", ["config.optimizer.eps=small", "a number", "1e-08"]),
+        ("--config.optimizer.eps=small", ["config.optimizer.eps=small", "a number above 0"]),
         ("--config.data.flip=1", ["config.data.flip=1", "true or false"]),
-        ("--config.model.multipliers=1,x", ["multipliers", "tuple"]),
-        ("--config.model.multipliers=(1,2.5)", ["multipliers", "tuple"]),
-        ("--config.model.multipliers=3", ["multipliers", "tuple", "(1, 2)"]),
+        ("--config.model.multipliers=1,x", ["multipliers", "a list", "a whole number"]),
+        ("--config.model.width=wide", ["width=wide", "a whole number or none"]),
+        ("--config.model.widht=1", ["model.widht", "'width'"]),
+        ("--config.eval.labels=x", ["eval.labels=x", "a whole number of at least 0"]),
+        ("--config.seed=-3", ["seed=-3", "from 0 to 4294967295"]),
+        ("--config.model.multipliers=(1,2.5)", ["multipliers", "a list"]),
         ("--config.train.steps", ["has no value", "--config.train.steps=VALUE"]),
         ("--wrokdir=x", ["--wrokdir", "--workdir"]),
         ("--work=x", ["--work", "--workdir"]),
@@ -149,18 +152,20 @@ def test_no_config_is_an_error(train, capsys):
 
 
 def test_values_take_the_type_of_their_field(train):
-    assert train("--config.train.steps=20_000", "--config.optimizer.b1", "1", "--config.data.name", "folder:/a=b",
+    assert train("--config.train.steps=20_000", "--config.optimizer.weight_decay", "1", "--config.data.name", "folder:/a=b",
                  "--config.data.flip=True", "--config.model.multipliers=1,2,4", "--config.model.scales=[1,2.5]",
                  "--config.model.width=7", "--config.eval.sample.steps=50", "--config.eval.sample.sampler=ddim",
-                 "--config.seed=-3", "--config.train.init_from=12") == 0  # fmt: skip
+                 "--config.seed=3", "--config.train.init_from=12", "--config.eval.labels=7",
+                 "--config.optimizer.critic.eps=1e-3", "--config.eval.likelihood.full=no") == 0  # fmt: skip
     [(config, workdir)] = train.calls
     assert type(config) is dict and type(config["train"]) is dict
     assert workdir == pathlib.Path("runs/toy-cifar10")
-    assert config["train"]["steps"] == 20_000 and type(config["optimizer"]["b1"]) is float
+    assert config["train"]["steps"] == 20_000 and type(config["optimizer"]["weight_decay"]) is float
     assert config["data"]["name"] == "folder:/a=b" and config["data"]["flip"] is True
-    assert config["model"] == {"name": "toy", "multipliers": (1, 2, 4), "scales": (1.0, 2.5), "width": 7}
+    wanted = {"name": "tests.toys.toy_settings", "multipliers": (1, 2, 4), "scales": (1.0, 2.5), "width": 7}
+    assert config["model"] == wanted and config["eval"]["labels"] == (7,) and config["optimizer"]["critic"] == {"eps": 1e-3}
     assert config["eval"]["sample"] == {"steps": 50, "sampler": "ddim"}
-    assert config["seed"] == -3 and config["train"]["init_from"] == "12"
+    assert config["seed"] == 3 and config["train"]["init_from"] == "12"
 
 
 def test_preset_reaches_the_config_and_names_the_default_work_directory(train):
@@ -185,7 +190,7 @@ def test_exit_code_tells_how_the_run_ended(train, raised, code, capsys):
     def stop(config, workdir):
         raise raised
 
-    train.loop.train = stop
+    train.experiment.train = stop
     assert train() == code
     error_line(capsys)
 
@@ -194,7 +199,7 @@ def test_a_bug_keeps_its_traceback(train):
     def bug(config, workdir):
         raise TypeError("a bug")
 
-    train.loop.train = bug
+    train.experiment.train = bug
     with pytest.raises(TypeError, match="a bug"):
         train()
 
@@ -204,7 +209,7 @@ def run_dir(tmp_path, monkeypatch):
     """A work directory, with the modules that evaluate it replaced by ones that record the context."""
     config = {"data": {"name": "digits", "dir": ""}, "train": {"steps": 5}, "model": {"name": "toy"}}
     config["eval"] = {"n": 0, "batch_size": 8, "sample": {"steps": 10}, "likelihood": {}}  # trained before eval.extractor was
-    (tmp_path / "config.json").write_text(json.dumps({"config": config}))
+    workdirs.write(tmp_path, workdirs.Record(config, (8, 8, 1), 10, 1501, 100, {}, "cpu", {}))
     contexts = []
 
     def evaluate(names, context):
@@ -215,19 +220,21 @@ def run_dir(tmp_path, monkeypatch):
         }
         return {"metrics": metrics, "pictures": {"samples.png": {}}, "skipped": {}}
 
-    tasks = types.SimpleNamespace(Context=types.SimpleNamespace, help_text=lambda: "samples  a grid", run=evaluate)
+    tasks = types.SimpleNamespace(Context=types.SimpleNamespace, help_text=lambda: "samples  a grid", evaluate=evaluate)
 
     def restore(workdir, weights):
         return types.SimpleNamespace(model="model", variables="variables", step=5, weights=weights)
 
     def load_dataset(config):
-        return types.SimpleNamespace(x_train="images", dir=config["data"]["dir"])
+        return types.SimpleNamespace(x_train="images", y_train="labels", dir=config["data"]["dir"])
 
-    def recalibrated(model, variables, images):
-        return f"{variables} fit to {images}"
+    def recalibrated(model, variables, data, labels):
+        return f"{variables} fit to {data} and {labels}"
 
-    experiment = types.SimpleNamespace(restore=restore, load_dataset=load_dataset, recalibrated=recalibrated)
-    for package, name, module in ((gm_jax.evaluation, "tasks", tasks), (gm_jax, "experiment", experiment)):
+    build = types.SimpleNamespace(load_dataset=load_dataset)
+    restoring = types.SimpleNamespace(restore=restore, recalibrated=recalibrated)
+    replaced = ((gm_jax.evaluation, "tasks", tasks), (gm_jax, "build", build), (gm_jax.training, "restore", restoring))
+    for package, name, module in replaced:
         monkeypatch.setitem(sys.modules, f"{package.__name__}.{name}", module)
         monkeypatch.setattr(package, name, module, raising=False)
     return types.SimpleNamespace(path=tmp_path, contexts=contexts)
@@ -240,7 +247,7 @@ def test_eval_passes_flags_and_overrides(run_dir, capsys):
     [(names, context)] = run_dir.contexts
     assert names == ["samples", "denoising"] and context.dataset.dir == "/d"
     assert context.options == {"steps": 20} and context.likelihood_options == {"full": True}
-    assert context.variables == "variables fit to images"
+    assert context.variables == "variables fit to images and labels"
     assert (context.n, context.batch_size, context.weights, context.seed, context.step) == (3, 2, "raw", 4, 5)
     out = capsys.readouterr().out
     assert "loss: 2.5 +- 0.25 (n=3, raw weights of step 5)" in out and f"{run_dir.path}/samples.png\n" in out
@@ -260,14 +267,26 @@ def test_fields_that_a_run_was_trained_without_have_their_defaults(run_dir):
     judging = {"extractor": "auto", "inception": "", "reference": "test", "sets": 3}
     assert judging.items() <= context.judging.items()
     assert context.judging["batch_size"] == 8 and context.options == {"steps": 10}  # the run's own remain
+    assert context.labels == ()
+
+
+def test_a_run_of_another_format_is_refused_with_the_version_that_made_it(run_dir, capsys):
+    content = json.loads((run_dir.path / "config.json").read_text())
+    old = {key: value for key, value in content.items() if key != "format"} | {"versions": {"gm_jax": "0.0.7"}}
+    (run_dir.path / "config.json").write_text(json.dumps(old))
+    assert cli.eval_main([f"--workdir={run_dir.path}"]) == 2
+    assert "was made with gm_jax 0.0.7, in format 1 (this one's is 2)" in error_line(capsys)
 
 
 def test_a_run_from_before_those_fields_is_resumed(tmp_path):
-    config = base().to_dict()
-    old = {**config, "eval": {"n": 0}, "train": {k: v for k, v in config["train"].items() if not k.startswith("proxy")}}
+    config = base(name="vae").to_dict()
+    old = {**config, "eval": {"n": 0}, "optimizer": {k: v for k, v in config["optimizer"].items() if k != "clip_norm"}}
     record = workdirs.Record(old, (8, 8, 1), 10, 1501, 100, {}, "cpu", {})
     workdirs.write(tmp_path, record)
-    assert workdirs.check(tmp_path, record._replace(config=config))
+    now = record._replace(config=resolve(config))
+    assert workdirs.check(tmp_path, now, resolve)
+    with pytest.raises(InputError, match="holds another run"):
+        workdirs.check(tmp_path, now)
 
 
 @pytest.mark.parametrize(
@@ -281,7 +300,7 @@ def test_a_run_from_before_those_fields_is_resumed(tmp_path):
         (["--workdir=RUN", "--tasks=samples", "--task=x"], ["--task", "--tasks"]),
         (["--workdir=RUN", "--tasks=samples", "--config.train.steps=3"], ["config.train.steps", "config.eval.*"]),
         (["--workdir=RUN", "--tasks=samples", "--config.eval.batchsize=3"], ["'eval.batch_size'"]),
-        (["--workdir=RUN", "--tasks=samples", "--config.eval.sample.steps=many"], ["steps=many", "whole number"]),
+        (["--workdir=RUN", "--tasks=samples", "--config.eval.sample.=many"], ["'eval.sample.'"]),
     ],
 )
 def test_bad_input_to_eval(run_dir, flags, words, capsys, tmp_path_factory, monkeypatch):

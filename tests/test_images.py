@@ -54,7 +54,7 @@ def test_converting_twice_is_refused():
 @pytest.mark.parametrize("channels", [1, 3])
 def test_grid_is_pixel_exact(channels):
     tiles = noise(5, 4, 6, channels)
-    result = images.grid(tiles, columns=3, padding=2, scale=3)
+    result = images.tiled(tiles, columns=3, padding=2, scale=3)
     assert result.shape == (2 + 2 * (12 + 2), 2 + 3 * (18 + 2), channels)
     expected = np.full_like(result, 255)
     for i, tile in enumerate(tiles):
@@ -68,14 +68,14 @@ def test_grid_is_pixel_exact(channels):
 @pytest.mark.parametrize("n, columns", [(1, 1), (2, 2), (9, 3), (10, 4)])
 def test_grid_is_nearly_square(n, columns):
     rows = -(-n // columns)
-    assert images.grid(noise(n, 3, 3, 1), padding=0).shape == (rows * 3, columns * 3, 1)
+    assert images.tiled(noise(n, 3, 3, 1), padding=0).shape == (rows * 3, columns * 3, 1)
 
 
 def test_grid_refuses_floats_and_nothing():
     with pytest.raises(ValueError, match="uint8"):
-        images.grid(np.zeros((2, 4, 4, 1)))
+        images.tiled(np.zeros((2, 4, 4, 1)))
     with pytest.raises(ValueError, match="non-empty|uint8"):
-        images.grid(np.zeros((0, 4, 4, 1), np.uint8))
+        images.tiled(np.zeros((0, 4, 4, 1), np.uint8))
 
 
 @pytest.mark.parametrize("channels, mode", [(1, "L"), (3, "RGB")])

@@ -25,12 +25,12 @@ COMMANDS = conduct.Commands(*([*PROGRAMS, name] for name in ("train", "evaluate"
 SECOND = 1 / 60  # in minutes
 
 
-def plan(directory, names, minutes=None, **fields) -> conduct.Plan:
+def plan(directory, names, minutes=None, **fields) -> conduct.Request:
     """A study of stand-ins, named after how they behave; `fields` are those of their entries."""
     own = [Entry(name, f"{name}.py:tiny", **fields) for name in names]
     steps = {name: 10**6 if name.startswith("endless") else 20 for name in names}
     settings = {e.name: Settings(e.config, dict(e.fields), steps[e.name], {"checkpoint_every": 0, "log_every": 1}) for e in own}
-    return conduct.Plan(directory, own, settings, minutes, commands=COMMANDS)
+    return conduct.Request(directory, own, settings, minutes, commands=COMMANDS)
 
 
 def call(directory, names, minutes=None, view=None, **fields) -> dict[str, str]:
@@ -263,7 +263,7 @@ def test_a_directory_holds_one_study(tmp_path, capsys):
 
 
 def test_the_command_says_what_failed_and_where_to_read_of_it(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(conduct.Plan, "__new__", broken_plan(conduct.Plan.__new__))
+    monkeypatch.setattr(conduct.Request, "__new__", broken_plan(conduct.Request.__new__))
     assert study.main(["--preset=tiny", "--models=vae", f"--workdir={tmp_path}"]) == 1
     out, err = capsys.readouterr()
     assert err == f"error: vae failed: training: exit code 3 (log: {tmp_path}/logs/vae.log)\n"

@@ -8,7 +8,20 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from gm_jax.variational import elbo, gaussian_kl, gaussian_log_prob, iwae, reparameterize
+from gm_jax.core import Batch, DiagonalGaussian, Objective, Variables, streams
+from gm_jax.densities import discretized_gaussian_log_prob, gaussian_log_prob
+from gm_jax.errors import InputError
+from gm_jax.variational import (
+    Pair,
+    bounds,
+    elbo,
+    gaussian_kl,
+    gaussian_posterior,
+    iwae,
+    latent_model,
+    reparameterize,
+    standard_normal,
+)
 
 
 def test_gaussian_kl_is_the_mean_log_ratio_of_the_densities():
@@ -24,13 +37,6 @@ def test_gaussian_kl_is_the_mean_log_ratio_of_the_densities():
 
 def test_gaussian_kl_of_a_nearly_standard_posterior_keeps_its_digits():
     np.testing.assert_allclose(gaussian_kl(jnp.zeros((1, 1)), jnp.full((1, 1), 1e-2)), [[2.5083542e-5]], rtol=1e-2)
-
-
-def test_gaussian_log_prob_agrees_with_scipy():
-    x, mean = np.random.default_rng(0).normal(size=(2, 5, 3, 2)).astype(np.float32)
-    variance = np.linspace(0.1, 2, 6, dtype=np.float32).reshape(3, 2)
-    expected = stats.norm.logpdf(x, mean, np.sqrt(variance)).sum((1, 2))
-    np.testing.assert_allclose(gaussian_log_prob(x, mean, variance), expected, rtol=1e-5)
 
 
 @pytest.fixture(scope="module")
@@ -90,3 +96,102 @@ def test_importance_weights_under_the_exact_posterior_are_constant():
     exact = stats.norm.logpdf(x, scale=math.sqrt(weight**2 + variance))
     np.testing.assert_allclose(log_weights, np.full(50, exact), atol=1e-5)
     np.testing.assert_allclose(iwae(log_weights[:, None]), [exact], atol=1e-5)
+
+
+# --- models of networks -------------------------------------------------------------------------------------------------------
+# p(x|z, y) = N(z + y - 1, VARIANCE) in one dimension, labels y = 0, 1, 2, and a posterior that is not quite the true one.
+
+VARIANCE, CLASSES = 0.3, 3
+
+
+def shift(labels):
+    return 0.0 if labels is None else labels[:, None] - 1.0
+
+
+def decode(params, z, labels=None):
+    return params["gain"] * (z + shift(labels))
+
+
+def posterior(params, x, labels=None):
+    mean = 0.6 * (x / params["gain"] - shift(labels))
+    return DiagonalGaussian(mean, jnp.full_like(mean, -1.0))
+
+
+VARIABLES = Variables({"gain": jnp.float32(1.0)}, {"variance": jnp.float32(VARIANCE)})
+POINTS = jnp.array([[-1.5], [0.2], [2.0]])
+
+
+def repeated(fn, labels, n=4000, **options):
+    """n independent values for every point: [n, points]."""
+    keys, x = jax.random.split(jax.random.key(0), n * len(POINTS)), jnp.tile(POINTS, (n, 1))
+    labels = None if labels is None else jnp.tile(labels, n)
+    return np.asarray(jax.jit(lambda: fn(VARIABLES, keys, x, labels, **options))(), np.float64).reshape(n, -1)
+
+
+@pytest.mark.parametrize(("classes", "labels"), [(None, None), (CLASSES, jnp.array([2, 0, 1])), (CLASSES, None)])
+def test_bounds_of_points_close_in_on_the_exact_density(classes, labels):
+    """Of p(x), of p(x|y), and of the mean over the classes where a conditional model is given no labels."""
+    of_elbo, of_iwae = bounds(posterior, decode, lambda state: state["variance"], classes)
+    assert [(bound.name, bound.kind) for bound in (of_elbo, of_iwae)] == [("elbo", "bound"), ("iwae", "bound")]
+    means = [0.0] if classes is None else np.arange(3) - 1.0 if labels is None else shift(labels)[:, 0]
+    density = stats.norm.pdf(POINTS, np.asarray(means), math.sqrt(1 + VARIANCE))  # [points, means]
+    exact = -np.log(np.diag(density) if labels is not None else density.mean(1))
+    one, many = repeated(of_elbo.fn, labels), repeated(of_iwae.fn, labels, samples=64)
+    error = one.std(0) / math.sqrt(len(one))
+    assert np.all(one.mean(0) > exact + 4 * error)
+    np.testing.assert_allclose(many.mean(0), exact, atol=0.02)
+    assert np.all(many.mean(0) > exact - 4 * many.std(0) / math.sqrt(len(many)))
+
+
+def test_bounds_of_images_charge_every_level_for_its_bin():
+    images = np.array([[[[3]]], [[[140]]]], np.uint8)  # one pixel
+    flat = lambda x: x.reshape(len(x), 1)  # noqa: E731
+    known = lambda params, x, labels=None: DiagonalGaussian(flat(x), jnp.full((len(x), 1), -30.0))  # noqa: E731 (certain)
+    (of_elbo, _) = bounds(known, lambda params, z, labels=None: z.reshape(-1, 1, 1, 1), lambda state: 0.01)
+    nats = of_elbo.fn(VARIABLES, jax.random.split(jax.random.key(0), 2), images)
+    x = images / np.float32(127.5) - 1
+    expected = gaussian_kl(flat(x), jnp.full((2, 1), -30.0))[:, 0] - flat(discretized_gaussian_log_prob(images, x, 0.01))[:, 0]
+    np.testing.assert_allclose(nats, expected, rtol=1e-4)
+
+
+def test_the_posterior_is_read_off_the_two_halves_of_the_features():
+    q = gaussian_posterior(lambda params, x, labels: params * x + labels)(2.0, jnp.arange(8.0).reshape(2, 4), 1.0)
+    np.testing.assert_array_equal(q.mean, [[1, 3], [9, 11]])
+    np.testing.assert_array_equal(q.logvar, [[5, 7], [13, 15]])
+
+
+def model(image_shape=(1,), classes=None, of_posterior=posterior):
+    net = Pair(lambda key, batch: VARIABLES.params, lambda params, x, labels=None: x - shift(labels), decode)
+    return latent_model(net, Objective("none", None), image_shape, 1, posterior=of_posterior, num_classes=classes)
+
+
+def test_encode_draws_from_the_posterior_or_is_certain_where_there_is_none():
+    keys, x = jax.random.split(jax.random.key(0), 20_000), jnp.full((20_000, 1), 0.5)
+    z = np.asarray(model().encode(VARIABLES, keys, x))
+    assert abs(z.mean() - 0.3) < 4 * z.std() / math.sqrt(len(z)) and abs(z.var() / math.exp(-1) - 1) < 0.05
+    np.testing.assert_array_equal(model(of_posterior=None).encode(VARIABLES, keys[:2], x[:2]), x[:2])
+    assert model(of_posterior=None).posterior is None
+
+
+def test_samples_are_decoded_draws_of_the_prior_clipped_where_they_are_images():
+    keys = jax.random.split(jax.random.key(0), 2000)
+    z = standard_normal(*streams(keys, "latent"), 1)
+    np.testing.assert_allclose(model().sample(VARIABLES, keys), z, rtol=1e-6)
+    of_images = model((1, 1, 1))
+    np.testing.assert_allclose(of_images.sample(VARIABLES, keys), np.clip(z, -1, 1), rtol=1e-6)
+    assert of_images.init(None, Batch(None, None, None)).params is VARIABLES.params
+
+
+def test_a_conditional_model_draws_the_labels_it_is_not_given_but_encodes_and_decodes_for_a_class():
+    conditional, keys = model(classes=CLASSES), jax.random.split(jax.random.key(0), 3000)
+    z = standard_normal(*streams(keys, "latent"), 1)
+    drawn = np.asarray(conditional.sample(VARIABLES, keys) - z)[:, 0]
+    assert stats.chisquare([np.sum(np.abs(drawn - shifted) < 1e-5) for shifted in (-1, 0, 1)]).pvalue > 1e-3
+    np.testing.assert_allclose(conditional.sample(VARIABLES, keys, jnp.full(3000, 2)), z + 1, atol=1e-5)
+    for call in (
+        lambda: conditional.encode(VARIABLES, keys[:3], POINTS),
+        lambda: conditional.decode(VARIABLES, keys[:3], POINTS),
+        lambda: conditional.posterior(VARIABLES, POINTS),
+    ):
+        with pytest.raises(InputError, match="give labels"):
+            call()

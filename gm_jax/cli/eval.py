@@ -7,12 +7,11 @@ import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from ml_collections import ConfigDict
-
-from gm_jax.cli.config import defaults, override, read_config
+from gm_jax.cli.config import override, read_config
 from gm_jax.cli.flags import Parser, parse, whole
 from gm_jax.cli.progress import Stages
-from gm_jax.cli.running import run, set_up_jax
+from gm_jax.cli.running import exit_code, set_up_jax
+from gm_jax.defaults import plain
 from gm_jax.errors import InputError
 
 # what may be overridden: the rest belongs to the trained model, or has no meaning without one
@@ -44,7 +43,7 @@ cifar10:train, cifar10:test, mnist:..., digits:... A reference may also be an .n
 
 def eval_main(argv: Sequence[str] | None = None) -> int:
     """Runs `eval.py` on `argv` (default: the process's own arguments) and returns the exit code."""
-    return run(_eval, sys.argv[1:] if argv is None else argv)
+    return exit_code(_eval, sys.argv[1:] if argv is None else argv)
 
 
 def _eval(argv: Sequence[str]) -> int:
@@ -57,16 +56,16 @@ def _eval(argv: Sequence[str]) -> int:
         return 0
     if flags.images or flags.reference:
         _check_images_flags(parser, flags)
-        config = defaults()
-        override(config, overrides, IMAGES_FIELDS, f"has no bearing on --images; only {', '.join(IMAGES_FIELDS)} have")
+        only = f"has no bearing on --images; only {', '.join(IMAGES_FIELDS)} have"
+        config = override(plain(), overrides, IMAGES_FIELDS, only)
         set_up_jax()
         _compare(config, flags)
     else:
         if not flags.workdir:
             raise InputError("--workdir is missing; name the directory that train.py wrote, or give --images and --reference")
         workdir = pathlib.Path(flags.workdir)
-        config = read_config(workdir)
-        override(config, overrides, RUN_FIELDS, "belongs to the trained model; eval.py takes config.eval.* and config.data.dir")
+        only = "belongs to the trained model; eval.py takes config.eval.* and config.data.dir"
+        config = override(read_config(workdir), overrides, RUN_FIELDS, only)
         set_up_jax()
         _evaluate(config, workdir, flags)
     return 0
@@ -84,31 +83,33 @@ def _check_images_flags(parser: Parser, flags: argparse.Namespace) -> None:
         raise InputError(f"--out={flags.out} is a folder; with --images it names the file that the JSON goes to")
 
 
-def _evaluate(config: ConfigDict, workdir: pathlib.Path, flags: argparse.Namespace) -> None:
-    from gm_jax import experiment
+def _evaluate(config: Mapping[str, Any], workdir: pathlib.Path, flags: argparse.Namespace) -> None:
+    from gm_jax.build import load_dataset
     from gm_jax.evaluation import tasks
+    from gm_jax.training.restore import recalibrated, restore
 
-    restored = experiment.restore(workdir, flags.weights)
-    dataset = experiment.load_dataset(config.to_dict())
+    restored = restore(workdir, flags.weights)
+    dataset, settings = load_dataset(config), config["eval"]
     with Stages() as stages:
         context = tasks.Context(
             model=restored.model,
-            variables=experiment.recalibrated(restored.model, restored.variables, dataset.x_train),
+            variables=recalibrated(restored.model, restored.variables, dataset.x_train, dataset.y_train),
             dataset=dataset,
             out=pathlib.Path(flags.out or workdir),
-            n=flags.n or config.eval.n or None,
+            n=flags.n or settings["n"] or None,
             seed=flags.seed,
-            batch_size=flags.batch_size or config.eval.batch_size,
+            batch_size=flags.batch_size or settings["batch_size"],
             weights=restored.weights,
             step=restored.step,
-            options=config.eval.sample.to_dict(),
-            likelihood_options=config.eval.likelihood.to_dict(),
-            judging=config.eval.to_dict(),
+            options=settings["sample"],
+            labels=tuple(settings["labels"]),
+            likelihood_options=settings["likelihood"],
+            judging=settings,
             stage=stages.stage,
-            model_name=config.model.name,
+            model_name=config["model"]["name"],
             workdir=workdir,
         )
-        written = tasks.run(flags.tasks.split(","), context)
+        written = tasks.evaluate(flags.tasks.split(","), context)
     for name, entry in written["metrics"].items():
         print(_line(name, entry))
     for name, reason in written["skipped"].items():
@@ -126,12 +127,12 @@ def _line(name: str, entry: Mapping[str, Any]) -> str:
     return f"{name}: {value}{spread}" + (f" ({', '.join(conditions)})" if conditions else "")
 
 
-def _compare(config: ConfigDict, flags: argparse.Namespace) -> None:
+def _compare(config: Mapping[str, Any], flags: argparse.Namespace) -> None:
     from gm_jax.evaluation import compare
-    from gm_jax.images import write_atomically
+    from gm_jax.system.files import write_atomically
 
     with Stages() as stages:
-        found = compare.compare(flags.images, flags.reference, config.eval.to_dict(), config.data.dir, stages.stage)
+        found = compare.compare(flags.images, flags.reference, config["eval"], config["data"]["dir"], stages.stage)
     line = json.dumps(found, allow_nan=False)
     print(line)
     if flags.out:

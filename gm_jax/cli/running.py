@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from gm_jax.errors import InputError
 
 
-def run(main: Callable[[Sequence[str]], int], argv: Sequence[str]) -> int:
+def exit_code(main: Callable[[Sequence[str]], int], argv: Sequence[str]) -> int:
     """`main(argv)`, with what users can cause reported as one line. A bug keeps its traceback."""
     try:
         return main(argv)
@@ -32,7 +32,7 @@ def set_up_jax() -> None:
     """Keeps compiled programs between runs, unless the environment already says where, and memory between steps."""
     import jax
 
-    from gm_jax.devices import keep_memory
+    from gm_jax.system.devices import keep_memory
 
     keep_memory()
     if "JAX_COMPILATION_CACHE_DIR" not in os.environ:

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 from gm_jax.cli.config import DEFAULT_PRESET, describe, load_config, override
 from gm_jax.cli.flags import Parser, parse, whole
-from gm_jax.cli.running import fail, run, set_up_jax
+from gm_jax.cli.running import exit_code, fail, set_up_jax
 from gm_jax.errors import InputError
 
 USAGE = "python train.py --config FILE[:PRESET] [--workdir DIR] [--config.FIELD=VALUE ...]"
@@ -19,13 +19,13 @@ examples:
   python train.py --config configs/ddpm.py --config.data.dir=/path/to/cifar10
   python train.py --config configs/vae.py:digits --workdir runs/long --config.train.steps=20_000
 
-Every field of the config file can be overridden; configs/common.py explains those that all experiments share.
+Every field of the config file can be overridden; gm_jax/defaults.py explains those that all experiments share.
 The same command again resumes where the run stopped."""
 
 
 def train_main(argv: Sequence[str] | None = None) -> int:
     """Runs `train.py` on `argv` (default: the process's own arguments) and returns the exit code."""
-    return run(_train, sys.argv[1:] if argv is None else argv)
+    return exit_code(_train, sys.argv[1:] if argv is None else argv)
 
 
 def _train(argv: Sequence[str]) -> int:
@@ -34,18 +34,18 @@ def _train(argv: Sequence[str]) -> int:
         raise InputError("--config is missing; for instance --config configs/ddpm.py:digits")
     hosts = _hosts(flags)
     file, _, preset = flags.config.partition(":")
-    config = load_config(pathlib.Path(file), preset)
-    override(config, overrides)
+    config = override(load_config(pathlib.Path(file), preset), overrides)
     workdir = pathlib.Path(flags.workdir or f"runs/{pathlib.Path(file).stem}-{preset or DEFAULT_PRESET}")
 
     set_up_jax()
     if hosts or flags.distributed:
         _connect(hosts)
+    from gm_jax import experiment
     from gm_jax.training import loop
     from gm_jax.training.failures import LostProcess
 
     try:
-        loop.train(config.to_dict(), workdir)
+        experiment.train(config, workdir)
     except loop.NonFinite as error:
         return fail(error, 1)
     except loop.Interrupted as error:

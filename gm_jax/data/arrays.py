@@ -1,5 +1,6 @@
 """`arrays:/path.npz`: images that the user has put into one NumPy archive."""
 
+import os
 import zipfile
 import zlib
 from pathlib import Path
@@ -8,6 +9,7 @@ import numpy as np
 
 from gm_jax.data.dataset import Dataset, as_images, as_labels
 from gm_jax.errors import InputError
+from gm_jax.system import image_files
 
 
 def load(path: str) -> Dataset:
@@ -18,9 +20,10 @@ def load(path: str) -> Dataset:
     by their numbers.
 
     Raises:
-      InputError: the file, an array's type, shape or label range is not as above.
+      InputError: the file, an array's type, shape or label range is not as above; images look like [n, C, H, W], or have no
+        level above 1 (of 0..255).
     """
-    file = Path(path).expanduser()
+    file = Path(os.path.expanduser(path))
     arrays = _read(file)
     for key in ("x_train", "x_test"):
         if key not in arrays:
@@ -41,7 +44,7 @@ def load(path: str) -> Dataset:
 
 
 def _read(file: Path) -> dict[str, np.ndarray]:
-    if not file.is_file():
+    if not os.path.isfile(file):
         raise InputError(f"no file {file}; arrays: takes the path of an .npz file")
     try:
         with np.load(file, allow_pickle=False) as archive:
@@ -57,6 +60,8 @@ def _check_images(file: Path, key: str, x: np.ndarray) -> None:
         raise InputError(f"{file}: {key} is {x.dtype}, not uint8; store whole numbers 0..255, e.g. {how}")
     if x.ndim not in (3, 4) or 0 in x.shape:
         raise InputError(f"{file}: {key} has shape {x.shape}; it must be [n, H, W, C] or [n, H, W], and not empty")
+    image_files.check_layout(x, f"{file}: {key}")
+    image_files.check_levels(x, f"{file}: {key}")
 
 
 def _check_labels(file: Path, key: str, y: np.ndarray, n: int) -> None:

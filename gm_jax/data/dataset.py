@@ -3,24 +3,23 @@
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Int32, UInt8
+from jaxtyping import Float32, Int32, UInt8
 
 
 class Dataset(NamedTuple):
-    """A data set in host memory: uint8 images and, where there are any, labels that index `class_names`."""
+    """A data set in host memory: uint8 images (or float32 points) and, where there are any, labels that index `class_names`."""
 
     name: str
-    x_train: UInt8[np.ndarray, "train height width channel"]
+    x_train: UInt8[np.ndarray, "train height width channel"] | Float32[np.ndarray, "train dim"]
     y_train: Int32[np.ndarray, " train"] | None
-    x_test: UInt8[np.ndarray, "test height width channel"]
+    x_test: UInt8[np.ndarray, "test height width channel"] | Float32[np.ndarray, "test dim"]
     y_test: Int32[np.ndarray, " test"] | None
     class_names: tuple[str, ...] | None  # None exactly where the labels are None
 
     @property
-    def image_shape(self) -> tuple[int, int, int]:
-        """(height, width, channels) of every image of either split."""
-        height, width, channels = self.x_train.shape[1:]
-        return height, width, channels
+    def image_shape(self) -> tuple[int, ...]:
+        """(height, width, channels) of every image of either split; (dim,) of points."""
+        return tuple(self.x_train.shape[1:])
 
     @property
     def num_classes(self) -> int | None:

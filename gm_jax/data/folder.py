@@ -1,14 +1,15 @@
 """`folder:/path`: a folder of image files, class = subfolder."""
 
 import hashlib
+import os
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
-from gm_jax import image_files
 from gm_jax.data.dataset import Dataset, as_images, as_labels
 from gm_jax.errors import InputError
+from gm_jax.system import image_files
 
 
 def load(path: str, resize: int = 0) -> Dataset:
@@ -16,18 +17,21 @@ def load(path: str, resize: int = 0) -> Dataset:
 
     Classes are the subfolders that hold images, sorted by name; images directly in the folder make an unlabelled data set. If
     the folder has subfolders `train` and `test`, these are the splits, else the tenth of the files (at least one) whose
-    relative paths have the smallest md5 is the test split. Hidden files and other files than images are ignored.
+    relative paths have the smallest md5 is the test split. Hidden files and other files than images are ignored; links to
+    folders are followed, each folder once.
 
-    Grey images have 1 channel, RGB 3, RGBA (also grey or palette with transparency) 4; other colour spaces become RGB, 16-bit
-    channels keep their upper 8 bits, of animations the first frame counts, EXIF rotation is applied. With `resize` > 0 each
-    image is cropped to its central square and resized to that side (bicubic, antialiased), and a mix of channel counts is
-    brought, without loss, to the largest among them. With `resize` 0 all images must already be alike.
+    Grey images have 1 channel, RGB 3, with transparency of any kind 4 (RGBA); other colour spaces become RGB, 16-bit channels
+    keep their upper 8 bits, of animations the first frame counts, EXIF rotation is applied (`system.image_files`).
+
+    With `resize` > 0 each image is cropped to its central square and resized to that side (bicubic, antialiased), and a mix of
+    channel counts is brought, without loss, to the largest among them. With `resize` 0 all images must already be alike.
 
     Raises:
-      InputError: no folder, no images, unlike images without `resize`, an undecodable file, unclear splits or classes.
+      InputError: no folder, no images, unlike images without `resize`, undecodable files, unclear splits or classes, images of
+        no level above 1 (of 0..255).
     """
-    root = Path(path).expanduser()
-    if not root.is_dir():
+    root = Path(os.path.expanduser(path))
+    if not os.path.isdir(root):
         raise InputError(f"no folder {root}; folder: takes the path of a folder of images")
     train, test = _splits(root)
     class_names = _classes(train + test)
@@ -35,6 +39,7 @@ def load(path: str, resize: int = 0) -> Dataset:
     if untrained:
         raise InputError(f"{root}: no training image is of class {min(untrained)}; add some, or remove or rename the class")
     images = _read_all([split / name for split, name in train + test], resize)
+    image_files.check_levels(images, str(root))
     x_train, x_test = as_images(images[: len(train)]), as_images(images[len(train) :])
     if class_names is None:
         return Dataset(root.resolve().name, x_train, None, x_test, None, None)
@@ -46,7 +51,7 @@ Files = list[tuple[Path, Path]]  # of each file the folder of its split, and its
 
 
 def _splits(root: Path) -> tuple[Files, Files]:
-    present = [split for split in ("train", "test") if (root / split).is_dir()]
+    present = [split for split in ("train", "test") if os.path.isdir(root / split)]
     if len(present) == 1:
         raise InputError(f"{root} has {present[0]}/ only; give it both train/ and test/, or neither for a 90/10 split")
     if present:

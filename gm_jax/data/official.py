@@ -7,6 +7,7 @@ CIFAR-10: Krizhevsky, "Learning Multiple Layers of Features from Tiny Images" (2
 import gzip
 import hashlib
 import io
+import os
 import pickle
 import tarfile
 import zlib
@@ -17,8 +18,8 @@ from typing import NamedTuple
 import numpy as np
 
 from gm_jax.data.dataset import Dataset, as_images, as_labels
-from gm_jax.download import download
 from gm_jax.errors import InputError
+from gm_jax.system.download import download
 
 CIFAR10_CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 CIFAR10_ARCHIVES = {
@@ -78,11 +79,11 @@ def fetch(name: str, folder: Path) -> Dataset:
 def read_cifar10(folder: Path) -> Dataset | None:
     """CIFAR-10 from its archive (Python or binary version) or the folder that it unpacks to, in the official order."""
     for archive, md5 in CIFAR10_ARCHIVES.items():
-        if (folder / archive).is_file():
+        if os.path.isfile(folder / archive):  # which it is not, either, in a folder that must not be read
             return _decode_cifar10(folder / archive, _unpack(folder / archive, md5))
     for subfolder, names in CIFAR10_FOLDERS.items():
         for place in (folder / subfolder, folder):
-            if all((place / name).is_file() for name in names):
+            if all(os.path.isfile(place / name) for name in names):
                 return _decode_cifar10(place, {name: (place / name).read_bytes() for name in names})
     return None
 
@@ -142,7 +143,7 @@ class _ArrayUnpickler(pickle.Unpickler):
 
 def read_mnist(folder: Path) -> Dataset | None:
     """MNIST from its four idx files, each raw or with suffix .gz, in the official order."""
-    paths = {name: path for name in MNIST_CONTENTS for path in (folder / name, folder / f"{name}.gz") if path.is_file()}
+    paths = {name: path for name in MNIST_CONTENTS for path in (folder / name, folder / f"{name}.gz") if os.path.isfile(path)}
     if len(paths) < len(MNIST_CONTENTS):
         return None
     x_train, y_train, x_test, y_test = (_read_idx(paths[name], md5) for name, md5 in MNIST_CONTENTS.items())

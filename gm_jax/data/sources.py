@@ -1,4 +1,4 @@
-"""Where images come from: `load(name)` returns any of the sources as one `Dataset` of uint8 arrays."""
+"""Where data comes from: `load(name)` returns any of the sources as one `Dataset`, of uint8 images or of float32 points."""
 
 import difflib
 from collections.abc import Callable
@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from gm_jax.data import arrays, folder, official, tfds
+from gm_jax.data import arrays, folder, official, tfds, toys
 from gm_jax.data.dataset import Dataset, as_images, as_labels
 from gm_jax.errors import InputError
 
@@ -19,7 +19,8 @@ def load(name: str, dir: str = "", resize: int = 0) -> Dataset:
     """Loads the data set that `name` calls, into host memory.
 
     Args:
-      name: "digits", "cifar10", "mnist", "folder:/path" or "arrays:/path.npz".
+      name: "digits", "cifar10", "mnist", a 2-D toy ("ring", "grid25", "moons", "checkerboard", "swissroll"), "folder:/path" or
+        "arrays:/path.npz".
       dir: for cifar10 and mnist: the folder that holds a prepared TFDS directory or the official files; if it has neither,
         the latter are downloaded into it. Empty: TFDS's own folder, then ~/.cache/gm_jax.
       resize: for folder: side in pixels of the square that each image becomes; 0 leaves images as they are.
@@ -31,7 +32,8 @@ def load(name: str, dir: str = "", resize: int = 0) -> Dataset:
     if kind not in SOURCES:
         nearest = difflib.get_close_matches(kind, SOURCES, n=1)
         hint = f" (did you mean {nearest[0]}?)" if nearest else ""
-        raise InputError(f"unknown data.name {name!r}{hint}; known are digits, cifar10, mnist, folder:/path, arrays:/path.npz")
+        known = [name for name in SOURCES if name not in ("folder", "arrays")]
+        raise InputError(f"unknown data.name {name!r}{hint}; known are {', '.join(known)}, folder:/path, arrays:/path.npz")
     source = SOURCES[kind]
     given = {"path": path, "dir": dir, "resize": resize}
     for option, value in given.items():
@@ -88,6 +90,7 @@ SOURCES = {
     "digits": Source(load_digits),
     "cifar10": Source(partial(load_standard, "cifar10"), ("dir",)),
     "mnist": Source(partial(load_standard, "mnist"), ("dir",)),
+    **{name: Source(partial(toys.load, name)) for name in toys.TOYS},
     "folder": Source(folder.load, ("path", "resize")),
     "arrays": Source(arrays.load, ("path",)),
 }

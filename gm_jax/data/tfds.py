@@ -16,7 +16,7 @@ READ_CHUNK = 1000  # records per read: many at once are faster than one by one
 
 def default_dir() -> Path:
     """Where TFDS itself keeps its data: $TFDS_DATA_DIR, else ~/tensorflow_datasets."""
-    return Path(os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets").expanduser()
+    return Path(os.path.expanduser(os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets"))
 
 
 def find(name: str, root: Path) -> Path | None:

@@ -14,8 +14,9 @@ from jax import Array
 from jax.scipy.special import ndtr
 from jaxtyping import Float
 
-from gm_jax.diffusion.paths import Denoiser, Path, to_eps
-from gm_jax.diffusion.samplers import Sampler, normal
+from gm_jax.diffusion.paths import Denoiser, Path
+from gm_jax.diffusion.predictions import to_eps
+from gm_jax.diffusion.samplers import Sampler, memoryless, normal
 
 # standard normal noise and sigma_max -> where the chain starts
 STARTS = {
@@ -34,7 +35,7 @@ def annealed_langevin(
       epsilon: step size at the smallest level, see above. Raises ValueError unless 0 < epsilon < 2 sigma_min^2, beyond which
         the steps diverge wherever data have no variance.
       start: "noise" begins from the noise at t_max, "uniform" (Song & Ermon 2019) from uniform pixels in [-1, 1]; either way
-        `Sampler.init` is given the noise.
+        `Sampler.start` is given the noise.
       denoise: end with x + sigma^2 s(x), which is E[x0 | x_t] (Jolicoeur-Martineau et al. 2020; Song & Ermon 2020, appendix).
     """
     with jax.ensure_compile_time_eval():
@@ -59,10 +60,9 @@ def annealed_langevin(
         x, _ = jax.lax.scan(inner, x, jnp.arange(inner_steps))
         return jax.lax.cond(s > 0, lambda: x, lambda: denoiser(x, t)) if denoise else x
 
-    return Sampler(
-        init=lambda x: STARTS[start](x / sigma_max, sigma_max),
-        step=step,
-        output=lambda x: x,
+    return memoryless(
+        step,
+        start=lambda x, times: (STARTS[start](x / sigma_max, sigma_max), ()),
         nfe=lambda steps: steps * inner_steps + denoise,
     )
 

@@ -1,33 +1,38 @@
 """Samplers: they know a path and a denoiser (x_t, t) -> E[x0 | x_t], never a network, and step from noise to data.
 
-A sampler is three pure functions over a carry, so that multistep solvers may remember what they like; `simulate` runs any of
-them over any grid of times in one `lax.scan`.
+A sampler is a pure step on (x, memory); `simulate` runs any of them over any grid of times in one `lax.scan`. x stands apart
+from what a solver remembers, so that any sampler can be wrapped by one that looks at x, or alters it, after each step.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from inspect import signature
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
 from jaxtyping import Float
 
-from gm_jax.diffusion.paths import Denoiser, Images, Path, add_noise, grid, posterior, to_eps, velocity
+from gm_jax.diffusion.grids import time_grid
+from gm_jax.diffusion.paths import Denoiser, Images, Path, add_noise, posterior
+from gm_jax.diffusion.predictions import to_eps, velocity
+
+Times = Float[Array, " steps+1"]  # decreasing, to 0
 
 
 class Sampler(NamedTuple):
-    """How to go from x_t to x_s, s < t."""
+    """How to go from x_t to x_s, s < t. `memory` is what a solver keeps between steps; most keep nothing, ()."""
 
-    init: Callable[[Images], Any]  # x at the first time -> carry
-    step: Callable[..., Any]  # (keys [n], carry, t, s) -> carry; t and s are scalars
-    output: Callable[[Any], Images]  # carry -> x
+    step: Callable[..., tuple[Images, Any]]  # (keys [n], x, memory, t, s) -> x, memory; t and s are scalars
+    start: Callable[[Images, Times], tuple[Images, Any]] = lambda x, times: (x, ())  # before the first step; sees the grid
     nfe: Callable[[int], int] = lambda steps: steps  # denoiser evaluations in so many steps
 
 
-def _memoryless(step, nfe=lambda steps: steps) -> Sampler:
-    return Sampler(init=lambda x: x, step=step, output=lambda x: x, nfe=nfe)
+def memoryless(step: Callable[..., Images], **others: Any) -> Sampler:
+    """The sampler of a step (keys, x, t, s) -> x."""
+    return Sampler(lambda keys, x, memory, t, s: (step(keys, x, t, s), memory), **others)
 
 
 def ancestral(path: Path, denoiser: Denoiser, variance: str = "fixed_large") -> Sampler:
@@ -43,7 +48,7 @@ def ancestral(path: Path, denoiser: Denoiser, variance: str = "fixed_large") -> 
         std = jnp.where(s > 0, jnp.sqrt(choose(q)), 0.0)
         return q.of_x0 * denoiser(x, t) + q.of_x_t * x + std * normal(keys, x.shape[1:])
 
-    return _memoryless(step)
+    return memoryless(step)
 
 
 def reverse_variance(name: str) -> Callable:
@@ -68,7 +73,7 @@ def ddim(path: Path, denoiser: Denoiser, eta: float = 0.0) -> Sampler:
         kept = jnp.sqrt(path.sigma(s) ** 2 - variance)
         return path.alpha(s) * x0 + kept * eps + jnp.sqrt(variance) * normal(keys, x.shape[1:])
 
-    return _memoryless(step)
+    return memoryless(step)
 
 
 def euler(path: Path, denoiser: Denoiser) -> Sampler:
@@ -77,7 +82,7 @@ def euler(path: Path, denoiser: Denoiser) -> Sampler:
     def step(keys, x, t, s):
         return x + (s - t) * velocity(path, denoiser(x, t), x, t)
 
-    return _memoryless(step)
+    return memoryless(step)
 
 
 def heun(path: Path, denoiser: Denoiser) -> Sampler:
@@ -94,24 +99,35 @@ def heun(path: Path, denoiser: Denoiser) -> Sampler:
 
         return jax.lax.cond(s > 0, correct, lambda: predicted)
 
-    return _memoryless(step, nfe=lambda steps: 2 * steps - 1)
+    return memoryless(step, nfe=lambda steps: 2 * steps - 1)
 
 
 SAMPLERS = {"ancestral": ancestral, "ddim": ddim, "euler": euler, "heun": heun}
+# Their straight last step misses the image unless it is short: where sigma goes like a root of t, say, one from the first node
+# leaves noise. So by default they go down to t_min before they jump to 0.
+ODE_SOLVERS = ("euler", "heun")
 
 
 class Plan(NamedTuple):
     """A way to sample, checked: what `plan` makes of options given as names and numbers."""
 
     sampler: Callable[[Path, Denoiser], Sampler]
-    times: Float[Array, " steps+1"]
+    times: Times
     nfe: int  # denoiser evaluations per sample
 
 
 def plan(
-    path: Path, choices: dict[str, Callable[..., Sampler]], sampler: str, steps: int, spacing: str, **options: Any
+    path: Path,
+    choices: dict[str, Callable[..., Sampler]],
+    sampler: str,
+    steps: int,
+    spacing: str,
+    times: Sequence[float] = (),
+    **options: Any,
 ) -> Plan:
     """The sampler of that name among `choices` with `options` of its own, on a grid of so many steps.
+
+    `times`: those between t_max and 0, decreasing, in place of `steps` and `spacing`.
 
     Raises ValueError, in one line, for whatever the path, the grid or that sampler do not take.
     """
@@ -120,22 +136,24 @@ def plan(
     known = list(signature(choices[sampler]).parameters)[2:]  # behind path and denoiser
     for name in options:
         if name not in known:
-            raise ValueError(
-                f"no option {name!r} with sampler {sampler!r}; take {', '.join(['sampler', 'steps', 'spacing', *known])}"
-            )
+            common = ["sampler", "steps", "spacing", "times"]
+            raise ValueError(f"no option {name!r} with sampler {sampler!r}; take {', '.join([*common, *known])}")
     make = partial(choices[sampler], **options)
-    return Plan(make, grid(path, steps, spacing), make(path, lambda x_t, t: x_t).nfe(steps))
+    at = given_times(path, times) if times else time_grid(path, steps, spacing)
+    return Plan(make, at, make(path, lambda x_t, t: x_t).nfe(len(at) - 1))
+
+
+def given_times(path: Path, times: Sequence[float]) -> Times:
+    """t_max, these times, 0. Raises ValueError unless they decrease and lie between."""
+    at = np.asarray([path.t_max, *times, 0.0], np.float32)
+    if not np.all(np.diff(at) < 0):
+        raise ValueError(f"times {tuple(times)} must decrease, and lie between t_max = {path.t_max:g} and 0, exclusively")
+    return jnp.asarray(at)
 
 
 def clip_x0(denoiser: Denoiser) -> Denoiser:
     """Clips the estimate of x0 to the range of images, [-1, 1], at every step (as in the code of Ho et al. 2020)."""
     return lambda x_t, t: jnp.clip(denoiser(x_t, t), -1.0, 1.0)
-
-
-def split_each(keys: Array) -> tuple[Array, Array]:
-    """[n] keys -> two independent arrays of [n] keys."""
-    first, second = jax.vmap(jax.random.split, out_axes=1)(keys)
-    return first, second
 
 
 def normal(keys: Array, shape: tuple[int, ...]) -> Float[Array, "n *shape"]:
@@ -148,15 +166,13 @@ def initial_noise(path: Path, keys: Array, shape: tuple[int, ...]) -> Float[Arra
     return path.sigma(jnp.asarray(path.t_max)) * normal(keys, shape)
 
 
-def simulate(
-    keys: Array, sampler: Sampler, x_init: Images, times: Float[Array, " steps+1"], frames: int | None = None
-) -> Array:
+def simulate(keys: Array, sampler: Sampler, x_init: Images, times: Times, frames: int | None = None) -> Array:
     """Runs `sampler` from `x_init` at times[0] to times[-1], in one `lax.scan`.
 
     Args:
       keys: [n] one key per sample. Step k of sample i draws from fold_in(keys[i], k).
       x_init: [n, ...] at times[0].
-      times: decreasing, as of `paths.grid`.
+      times: decreasing, as of `grids.time_grid`.
       frames: keep so many snapshots (at most one a step), evenly spaced over the steps, the last being the result.
 
     Returns:
@@ -168,14 +184,14 @@ def simulate(
             raise ValueError(f"{frames} frames make no trajectory; take at least 1")
         frames = min(frames, steps)
 
-    def body(state, step):
-        carry, album = state
+    def body(carry, step):
+        x, memory, album = carry
         k, t, s = step
-        carry = sampler.step(jax.vmap(jax.random.fold_in, (0, None))(keys, k), carry, t, s)
+        x, memory = sampler.step(jax.vmap(jax.random.fold_in, (0, None))(keys, k), x, memory, t, s)
         if frames is not None:  # the last step of each stretch is the one that stays
-            album = album.at[k * frames // steps].set(sampler.output(carry))
-        return (carry, album), None
+            album = album.at[k * frames // steps].set(x)
+        return (x, memory, album), None
 
     album = None if frames is None else jnp.zeros((frames, *x_init.shape), x_init.dtype)
-    (carry, album), _ = jax.lax.scan(body, (sampler.init(x_init), album), (jnp.arange(steps), times[:-1], times[1:]))
-    return sampler.output(carry) if frames is None else album
+    (x, _, album), _ = jax.lax.scan(body, (*sampler.start(x_init, times), album), (jnp.arange(steps), times[:-1], times[1:]))
+    return x if frames is None else album

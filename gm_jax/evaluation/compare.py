@@ -13,7 +13,6 @@ import numpy as np
 from jaxtyping import Int
 
 import gm_jax
-from gm_jax.batching import Progress
 from gm_jax.core import ByteImages
 from gm_jax.data import sources
 from gm_jax.errors import InputError
@@ -23,7 +22,8 @@ from gm_jax.metrics.inputs import read_images
 from gm_jax.metrics.judge import judge
 from gm_jax.metrics.reference import Reference, content_digest, load_statistics, make_reference
 from gm_jax.metrics.store import FeatureStore
-from gm_jax.training import workdirs
+from gm_jax.system import provenance
+from gm_jax.system.batching import Progress
 
 CACHE = "~/.cache/gm_jax/unfinished"
 SPLITS = ("train", "test")
@@ -72,13 +72,13 @@ def compare(
         real = make_reference(extractor, source.images, source.name, labels=source.labels, progress=progress)
     digest = content_digest(judged.images)
     features = _features(extractor, judged.images, digest, stage(f"features of {judged.name}"))
-    provenance = {
+    origin = {
         "images": {"name": judged.name, "n": len(judged.images), "digest": digest},
-        "versions": {"gm_jax": gm_jax.__version__} | workdirs.versions(),
-        "device": workdirs.hardware(),
+        "versions": {"gm_jax": gm_jax.__version__} | provenance.versions(),
+        "device": provenance.hardware(),
     }
     found = judge(features, real, extractor, split, labels=judged.labels)
-    return {name: entry | provenance for name, entry in found.items()}
+    return {name: entry | origin for name, entry in found.items()}
 
 
 def read(source: str, data_dir: str = "") -> Source:

@@ -4,8 +4,12 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from gm_jax.batching import Progress, map_batches
+import numpy as np
+from jaxtyping import Int
+
 from gm_jax.core import Model, PyTree, Variables
+from gm_jax.evaluation.draw import balanced_labels, draw_samples
+from gm_jax.system.batching import Progress, map_batches
 
 JUDGING = {"inception": "", "extractor": "auto", "reference": "train", "sets": 1}
 
@@ -23,12 +27,32 @@ class Context(NamedTuple):
     weights: str = "ema"  # "ema" or "raw": which weights `variables` are
     step: int = 0  # the training step they come from
     options: Mapping[str, Any] = {}  # keyword options of model.sample and model.trajectory
+    labels: tuple[int, ...] = ()  # the classes that a conditional model draws; (): all
     likelihood_options: Mapping[str, Any] = {}  # keyword options of the model's likelihoods
     judging: Mapping[str, Any] = JUDGING  # how samples are compared with real images: config.eval
     progress: Progress | None = None  # called with (done, total) by the task at work
     stage: Callable[[str], Progress] = lambda name: lambda done, total: None  # a progress of its own for a part of a task
     model_name: str = "this model"
     workdir: Path | None = None  # of the run that the model comes from; None: no records of it are at hand
+
+    @property
+    def points(self) -> bool:
+        """Are the data points instead of images?"""
+        return len(self.dataset.image_shape) == 1
+
+    def drawn_labels(self, n: int) -> Int[np.ndarray, " n"] | None:
+        """Labels for n samples, the classes in turn; None for an unconditional model."""
+        return balanced_labels(self.model.num_classes, n, self.labels)
+
+    def given_labels(self, labels: Int[np.ndarray, " n"] | None) -> Int[np.ndarray, " n"] | None:
+        """The labels of real data as far as the model takes them."""
+        return None if self.model.num_classes is None else labels
+
+    def draw(self, progress: Progress | None = None) -> tuple[np.ndarray, Int[np.ndarray, " n"] | None]:
+        """n samples as they are stored, and the labels that they were drawn for."""
+        labels = self.drawn_labels(self.n)
+        settings = {"options": self.options, "progress": progress or self.progress}
+        return draw_samples(self.model, self.variables, self.n, self.seed, self.batch_size, labels, **settings), labels
 
     def map(self, fn: Callable[..., PyTree], n: int, *rows: Any) -> PyTree:
         """`fn(variables, keys, *rows)` for n examples: `map_batches` under this context's seed and batch size."""

@@ -15,11 +15,12 @@ from jax.experimental.compilation_cache import compilation_cache
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from gm_jax.core import Objective
-from gm_jax.devices import jit
 from gm_jax.evaluation.context import Context
-from gm_jax.evaluation.statistics import mean_and_stderr
-from gm_jax.flops import flops
+from gm_jax.evaluation.results import mean_and_stderr
 from gm_jax.images import to_uint8
+from gm_jax.system import provenance
+from gm_jax.system.devices import jit
+from gm_jax.system.flops import flops
 from gm_jax.training import workdirs
 from gm_jax.training.memory import program_bytes
 from gm_jax.training.records import read_speed
@@ -73,8 +74,8 @@ def sampling_arithmetic(context: Context) -> dict[str, Any]:
         network = flops(lambda variables, x, t: model.diffusion.denoiser(variables)(x, t), context.variables, x, t)
         sample = nfe * network
     else:
-        keys = jax.eval_shape(lambda: jax.random.split(jax.random.key(0), 1))
-        sample = flops(lambda variables, keys: model.sample(variables, keys, **context.options), context.variables, keys)
+        keys, labels = jax.eval_shape(lambda: jax.random.split(jax.random.key(0), 1)), context.drawn_labels(1)
+        sample = flops(lambda v, keys: model.sample(v, keys, labels, **context.options), context.variables, keys)
         network = sample / nfe
     found = {"cost_nfe": nfe, "cost_network_flops_per_image": network, "cost_sample_flops_per_image": sample}
     return {name: {"value": value, "without": TRAINED} for name, value in found.items() if math.isfinite(value)}
@@ -87,7 +88,7 @@ def sampling(context: Context) -> dict[str, Any]:
     draw, memory, compile_seconds = _compile_sampler(context, n)
     seconds = np.array(timed(draw))
     peak, kind = peak_memory()
-    origin = {"n": n, "hardware": workdirs.hardware(), "without": TRAINED[1:]}
+    origin = {"n": n, "hardware": provenance.hardware(), "without": TRAINED[1:]}
     return {
         "cost_seconds_per_1000_samples": mean_and_stderr(1000 / n * seconds) | {"repeats": len(seconds)} | origin,
         "cost_compile_seconds": {"value": compile_seconds} | origin,
@@ -101,17 +102,18 @@ def _compile_sampler(context: Context, n: int) -> tuple[Callable[[], Any], int, 
     mesh = Mesh(np.array(jax.local_devices()), ("batch",))
     split, replicated = NamedSharding(mesh, PartitionSpec("batch")), NamedSharding(mesh, PartitionSpec())
     variables = jax.device_put(context.variables, replicated)
-    keys = jax.device_put(jax.random.split(jax.random.key(context.seed), n), split)
+    given = jax.device_put((jax.random.split(jax.random.key(context.seed), n), context.drawn_labels(n)), split)
 
-    def draw(variables, keys):
-        return to_uint8(context.model.sample(variables, keys, **context.options))
+    def draw(variables, keys, labels):
+        x = context.model.sample(variables, keys, labels, **context.options)
+        return x if context.points else to_uint8(x)
 
     with compilation_cache_off():
         start = time.perf_counter()
-        compiled = jit(draw).lower(variables, keys).compile()
+        compiled = jit(draw).lower(variables, *given).compile()
         seconds = time.perf_counter() - start
     memory = program_bytes(compiled.memory_analysis())
-    return lambda: jax.device_get(compiled(variables, keys)), memory, seconds
+    return lambda: jax.device_get(compiled(variables, *given)), memory, seconds
 
 
 @contextlib.contextmanager

@@ -10,14 +10,17 @@ from typing import Any
 
 import jax
 
-from gm_jax import experiment
+from gm_jax import defaults
+from gm_jax.build import build_model, resolve
 from gm_jax.data.dataset import Dataset
 from gm_jax.errors import InputError
 from gm_jax.images import to_float
 from gm_jax.metrics import inception
 from gm_jax.metrics.extractor import Extractor, Features
 from gm_jax.models.classifier import logits_of
-from gm_jax.training import workdirs
+from gm_jax.system import provenance
+from gm_jax.training import loop, workdirs
+from gm_jax.training.restore import restore
 
 CACHE = "~/.cache/gm_jax/classifiers"
 SMALLEST = 32  # pixels: images smaller than this are not put before Inception unasked
@@ -82,9 +85,9 @@ def classifier_extractor(workdir: Path) -> Extractor:
     record = workdirs.read(workdir)
     if record.config["model"]["name"] != "classifier":
         raise InputError(f"{workdir} holds a {record.config['model']['name']}, no classifier; give {CHOICES}")
-    variables = experiment.restore(workdir).variables
+    variables = restore(workdir).variables
     config = {**record.config, "precision": "float32"}
-    model = experiment.build_model(config, record.image_shape, record.num_classes)
+    model = build_model(config, record.image_shape, record.num_classes)
     name = f"{_slug(record.config['data']['name'])}_classifier"
 
     def fn(variables, images):
@@ -94,7 +97,7 @@ def classifier_extractor(workdir: Path) -> Extractor:
             features = model.encode(variables, None, to_float(images))
             return Features(features, logits_of(variables, features))
 
-    return Extractor(name, workdirs.digest(variables.params), fn, variables)
+    return Extractor(name, provenance.digest(variables.params), fn, variables)
 
 
 @functools.lru_cache(maxsize=2)
@@ -114,7 +117,7 @@ def trained_classifier(dataset: Dataset | None) -> Path:
         raise InputError(f"no classifier can be trained on {what}; set eval.extractor to another one: {CHOICES}")
     config = classifier_config(dataset.name)
     essence = repr([*workdirs.flatten({**config, "eval": {}})])
-    key = workdirs.digest((dataset.x_train, dataset.y_train, essence))[:16]
+    key = provenance.digest((dataset.x_train, dataset.y_train, essence))[:16]
     folder = Path(CACHE).expanduser() / f"{_slug(dataset.name)}-{key}"
     unfinished, lock = folder.with_suffix(".unfinished"), folder.with_suffix(".lock")
     if not folder.is_dir():
@@ -126,8 +129,6 @@ def trained_classifier(dataset: Dataset | None) -> Path:
 
 
 def _train(config: dict[str, Any], workdir: Path, dataset: Dataset) -> None:
-    from gm_jax.training import loop  # here, since the loop itself measures samples through extractors
-
     if jax.process_count() > 1:
         raise InputError(
             "several hosts cannot train an extractor; train configs/classifier.py on one, and set eval.extractor to it"
@@ -155,53 +156,12 @@ def classifier_config(data_name: str) -> dict[str, Any]:
 
     They are repeated here since a config file is the user's, who may change it.
     """
-    return {
-        "seed": 0,
-        "parallel": "jit",
-        "profile": "",
-        "precision": "float32",
-        "data": {"name": data_name, "dir": "", "device_bytes": 2**31, "resize": 0, "flip": False},
-        "model": {"name": "classifier", "features": 64, "channels": 16, "channel_multipliers": (), "num_blocks": 1},
-        "optimizer": {
-            "name": "adam",
-            "learning_rate": 3e-3,
-            "b1": 0.9,
-            "b2": 0.999,
-            "eps": 1e-8,
-            "weight_decay": 0.3,
-            "warmup_steps": 50,
-            "schedule": "cosine",
-            "horizon": 1500,
-            "clip_norm": 0.0,
-            "ema_decay": 0.99,
-            "ema_warmup": True,
-        },
-        "train": {
-            "steps": 1500,
-            "batch_size": 128,
-            "accum": 1,
-            "steps_per_dispatch": 0,
-            "log_every": 100,
-            "heldout_every": 500,
-            "sample_every": 0,
-            "samples": 64,
-            "checkpoint_every": 500,
-            "keep_every": 0,
-            "proxy_every": 0,
-            "proxy_n": 256,
-            "init_from": "",
-        },
-        "eval": {
-            "n": 0,
-            "batch_size": 256,
-            "extractor": "auto",
-            "inception": "",
-            "reference": "train",
-            "sets": 1,
-            "sample": {},
-            "likelihood": {},
-        },
-    }
+    config = defaults.plain() | {"precision": "float32", "model": {"name": "classifier"}}
+    config["data"] |= {"name": data_name}
+    config["optimizer"] |= {"learning_rate": 3e-3, "weight_decay": 0.3, "warmup_steps": 50, "ema_decay": 0.99}
+    config["optimizer"] |= {"schedule": "cosine", "horizon": 1500}
+    config["train"] |= {"steps": 1500, "heldout_every": 500, "sample_every": 0, "checkpoint_every": 500}
+    return resolve(config)
 
 
 def _slug(data_name: str) -> str:

@@ -11,24 +11,25 @@ from gm_jax.core import ByteImages, Codes, DiagonalGaussian, Likelihood
 from gm_jax.errors import InputError
 from gm_jax.evaluation.context import Context
 from gm_jax.evaluation.pictures import latent_is_continuous
-from gm_jax.evaluation.statistics import mean_and_stderr
+from gm_jax.evaluation.results import mean_and_stderr
 from gm_jax.images import to_float
-from gm_jax.metrics import latent as measures
-from gm_jax.metrics.latent import Information
+from gm_jax.metrics import information as measures
+from gm_jax.metrics.information import Information
 
 INDEX_CODE = {"kind": "index-code", "unit": "nats"}
-INFINITE = "infinite for a deterministic encoder, not reported"
+INFINITE = "no posterior: infinite if the encoder is deterministic, not reported"
 
 
 def latent(context: Context) -> dict[str, Any]:
-    """Mutual information of image and latent, and its kin (`metrics.latent`), over the first n training images.
+    """Mutual information of image and latent, and its kin (`metrics.information`), over the first n training images.
 
     `mutual_information`: the index-code one over all n, its outer mean over at most 5000 of them (`rows`), with its ceiling,
     log n. `mutual_information_minibatch`: within batches of 256 (`batch`). `rate`: mean KL(q(z|x) || p(z)), which
     for codes is their negative log-likelihood under the prior. `marginal_kl`: rate - mutual information. A Gaussian latent also
     has `active_units` ("of" so many), discrete codes have `code_perplexity` and `codes_used`.
 
-    A model with an encoder, but no posterior, encodes deterministically: its information has no number, but a note.
+    A model with an encoder, but no posterior, has a note in place of its information, which is infinite if it encodes
+    deterministically.
     Raises InputError for n beyond the training split and for posteriors that are not finite.
     """
     n = context.n
@@ -50,12 +51,14 @@ def has_posterior(context: Context) -> bool:
 
 
 def _posterior(context: Context, x: ByteImages) -> DiagonalGaussian | Codes:
-    def encode(variables, keys, images):
-        found = context.model.posterior(variables, to_float(images))
+    labels = context.given_labels(context.dataset.y_train)
+
+    def encode(variables, keys, images, labels):
+        found = context.model.posterior(variables, images if context.points else to_float(images), labels)
         # every result has the batch as leading axis, the number of codes too
         return jax.tree.map(lambda leaf: jnp.broadcast_to(leaf, (len(images), *jnp.shape(leaf)[1:])), found)
 
-    return context.map(encode, len(x), x)
+    return context.map(encode, len(x), x, None if labels is None else labels[: len(x)])
 
 
 def _gaussian(context: Context, x: ByteImages, posterior: DiagonalGaussian) -> dict[str, Any]:
@@ -94,7 +97,7 @@ MEASURES = {DiagonalGaussian: _gaussian, Codes: _codes}
 
 
 def _code_rate(context: Context, prior: Likelihood, x: ByteImages) -> dict[str, float | None]:
-    chosen = np.random.default_rng(context.seed).choice(len(x), _rows(x), replace=False)
+    chosen = np.random.default_rng(context.seed).choice(len(x), _rows(x), replace=False)  # the marginal: no labels are told
     part = context._replace(progress=context.stage(f"likelihood of the codes of {len(chosen)} images"))
     return mean_and_stderr(part.map(prior.fn, len(chosen), x[chosen]))
 

@@ -1,44 +1,60 @@
-"""How probable a model finds the test images."""
+"""How probable a model finds the test data."""
 
 import inspect
 import math
+from collections.abc import Mapping
 from functools import partial
 from typing import Any
 
 from gm_jax.core import Likelihood
+from gm_jax.data.toys import TOYS
 from gm_jax.errors import InputError
 from gm_jax.evaluation.context import Context
-from gm_jax.evaluation.statistics import mean_and_stderr
+from gm_jax.evaluation.results import mean_and_stderr
+
+OF_IMAGES = ("exact", "bound", "estimate")  # kinds whose nats are of the image, and so can be had in bits/dim
 
 
 def likelihood(context: Context) -> dict[str, Any]:
-    """Every negative log-likelihood that the model offers, as mean and standard error over the first n test images.
+    """Every negative log-likelihood that the model offers, as mean and standard error over the first n test examples.
 
-    Two entries each: `NAME_nats` (nats per image) and `NAME_bits_per_dim` (the same / (height * width * channels * log 2)).
-    "kind" says how to read them: "exact", "bound" (never below the exact value in expectation), "estimate", or
-    "code" (the length of a latent code alone). An option that a likelihood was given (samples, terms, full ...) is part of its
-    entry; one that none knows is an InputError.
+    `NAME_nats` (nats per example) and, for images and for likelihoods of images, `NAME_bits_per_dim` (the same / (height *
+    width * channels * log 2)). "kind" says how to read them: see `core.Likelihood`. With the option given_labels a conditional
+    model is asked for p(x|y), under `NAME_given_label_...`; without it for the marginal p(x). Beside the nats of points stands
+    what the exact density gives, where that is known (`_floor`).
+
+    An option that a likelihood was given (samples, terms, full ...) is part of its entry; one that none knows is an InputError.
     """
+    options = dict(context.likelihood_options)
+    given_labels = options.pop("given_labels", False)
+    if given_labels and context.model.num_classes is None:
+        raise InputError(f"eval.likelihood.given_labels: {context.model_name} is unconditional; leave it out")
     known = {option for term in context.model.likelihoods for option in _options(term)}
-    for option in context.likelihood_options:
+    for option in options:
         if option not in known:
             have = f"its likelihoods take {', '.join(sorted(known))}" if known else "its likelihoods take none"
             raise InputError(f"{context.model_name} has no likelihood option {option!r}; {have}")
     entries = {}
     for term in context.model.likelihoods:
-        entries |= _entries(context, term)
+        entries |= _entries(context, term, options, given_labels)
     return entries
 
 
-def _entries(context: Context, term: Likelihood) -> dict[str, Any]:
-    x = context.dataset.x_test[: context.n]
-    given = {option: value for option, value in context.likelihood_options.items() if option in _options(term)}
-    nats = context.map(partial(term.fn, **given), len(x), x)
+def _entries(context: Context, term: Likelihood, options: Mapping[str, Any], given_labels: bool) -> dict[str, Any]:
+    x, labels = context.dataset.x_test[: context.n], None
+    if given_labels:
+        labels = context.dataset.y_test[: context.n]
+    given = {option: value for option, value in options.items() if option in _options(term)}
+    nats = context.map(partial(term.fn, **given), len(x), x, labels)
     measured = {"kind": term.kind, "n": len(x), "split": "test"} | ({"options": given} if given else {})
-    return {
-        f"{term.name}_nats": mean_and_stderr(nats) | measured,
-        f"{term.name}_bits_per_dim": mean_and_stderr(nats / (math.prod(x.shape[1:]) * math.log(2))) | measured,
-    }
+    name = f"{term.name}_given_label" if given_labels else term.name
+    found = {f"{name}_nats": mean_and_stderr(nats) | measured}
+    if not context.points and term.kind in OF_IMAGES:
+        found[f"{name}_bits_per_dim"] = mean_and_stderr(nats / (math.prod(x.shape[1:]) * math.log(2))) | measured
+    if context.points and context.dataset.name in TOYS and not given_labels:
+        exact = -TOYS[context.dataset.name].log_density(x)
+        found[f"{name}_nats_floor"] = mean_and_stderr(exact) | measured | {"kind": "exact", "weights": None, "step": None}
+    return found
 
 
 def _options(term: Likelihood) -> list[str]:

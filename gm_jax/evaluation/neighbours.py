@@ -10,8 +10,7 @@ from gm_jax.evaluation import extractors
 from gm_jax.evaluation.context import Context
 from gm_jax.evaluation.pictures import grid_of_rows
 from gm_jax.evaluation.quality import real
-from gm_jax.evaluation.sample import sample
-from gm_jax.evaluation.statistics import mean_and_stderr
+from gm_jax.evaluation.results import mean_and_stderr
 from gm_jax.metrics.extractor import extract
 
 COLUMNS = 5
@@ -28,7 +27,7 @@ def neighbours(context: Context) -> dict[str, Any]:
     c = context
     extractor = extractors.choose(c.judging, c.dataset)
     train = c.dataset.x_train
-    drawn = sample(c.model, c.variables, c.n, c.seed, c.batch_size, options=c.options, progress=c.stage("samples"))
+    drawn, _ = c.draw(c.stage("samples"))
     test = c.dataset.x_test[: c.n]
     pixel_index, pixel_distance = nearest(_flat(drawn), _flat(train), COLUMNS)
     _, pixel_floor = nearest(_flat(test), _flat(train), 1)

@@ -10,15 +10,18 @@ from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import jax
+import numpy as np
 
 from gm_jax.core import Model, Variables
 from gm_jax.data.dataset import Dataset
-from gm_jax.errors import InputError
+from gm_jax.data.toys import TOYS
 from gm_jax.evaluation import extractors
-from gm_jax.evaluation.sample import sample
+from gm_jax.evaluation.draw import balanced_labels, draw_samples
+from gm_jax.evaluation.plane import exact_masses
 from gm_jax.metrics.extractor import extract
 from gm_jax.metrics.frechet import distance_of_samples
 from gm_jax.metrics.judge import metric_name
+from gm_jax.metrics.points import histogram_distance
 from gm_jax.metrics.reference import Reference, make_reference
 
 REAL_PER_SAMPLE = 10  # training images in the reference: Inception takes half an hour for all of CIFAR-10 on a CPU
@@ -28,7 +31,7 @@ class Proxy(NamedTuple):
     """A metric of training."""
 
     name: str  # "proxy/" and the protocol
-    reference: Callable[[], Reference]  # computed in the first call, or read from the cache
+    reference: Callable[[], Any]  # what is compared with; computed in the first call, or read from the cache
     measure: Callable[[Variables], float]  # raises InputError where samples are not finite
 
 
@@ -41,10 +44,14 @@ def make_proxy(config: Mapping[str, Any], dataset: Dataset, model: Model, abstra
     if not config["train"]["proxy_every"]:
         return None
     n, options = config["train"]["proxy_n"], config["eval"]["sample"]
-    if n < 2:
-        raise InputError(f"train.proxy_n is {n}; it must be at least 2")
-    keys = jax.random.split(jax.random.key(0), 1)
+    keys, labels = jax.random.split(jax.random.key(0), 1), balanced_labels(model.num_classes, n, config["eval"]["labels"])
     jax.eval_shape(functools.partial(model.sample, **options), abstract, keys)
+
+    def draw(variables: Variables) -> np.ndarray:
+        return draw_samples(model, variables, n, config["seed"], config["eval"]["batch_size"], labels, options)
+
+    if len(dataset.image_shape) == 1:
+        return _of_points(dataset, n, draw)
     extractor = extractors.choose(config["eval"], dataset)
     real = dataset.x_train[: REAL_PER_SAMPLE * n]
     split = "train" if len(real) == len(dataset.x_train) else f"train{len(real)}"
@@ -54,7 +61,16 @@ def make_proxy(config: Mapping[str, Any], dataset: Dataset, model: Model, abstra
         return make_reference(extractor, real, f"{dataset.name} {split}")
 
     def measure(variables: Variables) -> float:
-        images = sample(model, variables, n, config["seed"], config["eval"]["batch_size"], options=options)
-        return distance_of_samples(extract(extractor, images).features, reference().statistics)
+        return distance_of_samples(extract(extractor, draw(variables)).features, reference().statistics)
 
     return Proxy(f"proxy/{metric_name('fid', extractor.name, n, split)}", reference, measure)
+
+
+def _of_points(dataset: Dataset, n: int, draw: Callable[[Variables], np.ndarray]) -> Proxy:
+    """Of points the distance of their histogram to the exact density."""
+    masses = functools.cache(functools.partial(exact_masses, dataset))
+    return Proxy(
+        f"proxy/histogram_distance_{n}",
+        masses,
+        lambda variables: histogram_distance(draw(variables), masses(), TOYS[dataset.name].box),
+    )

@@ -1,6 +1,5 @@
 """How good the samples are: their features beside those of real images."""
 
-import functools
 from typing import Any
 
 import jax
@@ -11,12 +10,13 @@ from gm_jax.core import ByteImages
 from gm_jax.errors import InputError
 from gm_jax.evaluation import extractors
 from gm_jax.evaluation.context import Context
-from gm_jax.evaluation.sample import sample_batches
+from gm_jax.evaluation.draw import draw_batches
+from gm_jax.evaluation.results import sampling
 from gm_jax.metrics.extractor import Extractor, Features, extract
 from gm_jax.metrics.judge import judge
 from gm_jax.metrics.reference import Reference, make_reference
 from gm_jax.metrics.store import FeatureStore
-from gm_jax.training.workdirs import digest
+from gm_jax.system.provenance import digest
 
 
 def quality(context: Context) -> dict[str, Any]:
@@ -24,14 +24,14 @@ def quality(context: Context) -> dict[str, Any]:
 
     Each under the name of its protocol (`metrics.judge.metric_name`) for n samples against all images of the reference split.
     With `sets` > 1 the value is the mean over that many sets of n samples, and `std` their standard deviation. Beside each
-    stands its `_floor`: the same for real images, the first n (or all) of the other split. A model that takes labels is
-    sampled with all classes in equal numbers.
+    stands its `_floor`: the same for real images, the first n (or all) of the other split. A model that takes labels draws
+    its classes in equal numbers; where a classifier looks at them, also how often it finds the class that was asked for.
     """
     extractor = extractors.choose(context.judging, context.dataset)
     split, sets = context.judging["reference"], context.judging["sets"]
     reference = real(context, extractor, split)
     of_real_images = floor(context, extractor, reference)  # first: its features are kept for good, those of samples are not
-    labels = balanced_labels(context)
+    labels = context.drawn_labels(context.n * sets)
     features = sample_features(context, extractor, context.n * sets, labels)
     found = [
         judge(_rows(features, part), reference, extractor, split, labels=None if labels is None else labels[part])
@@ -61,7 +61,8 @@ def floor(context: Context, extractor: Extractor, reference: Reference) -> dict[
     other = {"train": "test", "test": "train"}[split]
     n = min(context.n, len(split_of(context, other)[0]))
     images_of_other = real(context, extractor, other, n)
-    found = judge(Features(images_of_other.features, images_of_other.logits), reference, extractor, split)
+    labels = context.given_labels(images_of_other.labels)
+    found = judge(Features(images_of_other.features, images_of_other.logits), reference, extractor, split, labels)
     origin = {"n": n, "real": f"{context.dataset.name} {other}", "weights": None, "seed": None, "step": None}
     return {f"{name}_floor": entry | origin for name, entry in found.items()}
 
@@ -75,25 +76,13 @@ def split_of(context: Context, split: str) -> tuple[ByteImages, Int[np.ndarray, 
     return splits[split]
 
 
-def balanced_labels(context: Context) -> Int[np.ndarray, " n"] | None:
-    """Labels 0, 1, ..., 0, 1, ... for the samples of a model that takes labels; None for one that refuses them."""
-    if context.dataset.num_classes is None:
-        return None
-    labels = np.arange(context.n * context.judging["sets"], dtype=np.int32) % context.dataset.num_classes
-    keys = jax.random.split(jax.random.key(0), 1)
-    try:
-        jax.eval_shape(functools.partial(context.model.sample, **context.options), context.variables, keys, labels[:1])
-    except InputError:
-        return None
-    return labels
-
-
 def sample_features(context: Context, extractor: Extractor, n: int, labels: Int[np.ndarray, " n"] | None = None) -> Features:
     """Features of the first n samples. Those already made are kept in `unfinished/`, so that an interrupted call goes on."""
-    protocol = (digest(context.variables), extractor.name, extractor.digest, context.seed, sorted(context.options.items()), n)
+    drawn = (context.seed, sorted(sampling(context).items()), n)
+    protocol = (digest(context.variables), extractor.name, extractor.digest, *drawn)
     store = FeatureStore(context.out / "unfinished", repr(protocol))
     first = len(store)
-    batches = sample_batches(
+    batches = draw_batches(
         context.model,
         context.variables,
         n - first,

@@ -10,7 +10,7 @@ import numpy as np
 from gm_jax import images
 from gm_jax.evaluation.context import Context
 from gm_jax.evaluation.pictures import grid_of_rows, latent
-from gm_jax.evaluation.statistics import mean_and_stderr
+from gm_jax.evaluation.results import mean_and_stderr
 from gm_jax.metrics.ssim import ssim, window_size
 
 MEASURED_IMAGES = 10_000  # errors are measured on at most so many test images
@@ -27,27 +27,29 @@ def reconstructions(context: Context) -> dict[str, Any]:
     """
     model = context.model
 
-    def reconstruct(variables, keys, originals):
+    labels = context.given_labels(context.dataset.y_test)
+
+    def reconstruct(variables, keys, originals, labels):
         x = images.to_float(originals)
         encode_keys, decode_keys = jax.vmap(jax.random.split, out_axes=1)(keys)
-        x_hat = model.decode(variables, decode_keys, latent(model, variables, encode_keys, x))
+        x_hat = model.decode(variables, decode_keys, latent(model, variables, encode_keys, x, labels), labels)
         return x, x_hat.astype(jnp.float32)
 
-    def rebuild(variables, keys, originals):
-        return images.to_uint8(reconstruct(variables, keys, originals)[1])
+    def rebuild(variables, keys, originals, labels):
+        return images.to_uint8(reconstruct(variables, keys, originals, labels)[1])
 
-    def errors(variables, keys, originals):
-        x, x_hat = reconstruct(variables, keys, originals)
+    def errors(variables, keys, originals, labels):
+        x, x_hat = reconstruct(variables, keys, originals, labels)
         rounded, axes = images.to_uint8(x_hat), (1, 2, 3)
         byte_error = rounded.astype(jnp.float32) - originals.astype(jnp.float32)
         return jnp.square(x_hat - x).sum(axes), jnp.square(byte_error).mean(axes), ssim(rounded, originals)
 
     shown = context.dataset.x_test[: context.n]
-    rebuilt = context.map(rebuild, len(shown), shown)
+    rebuilt = context.map(rebuild, len(shown), shown, None if labels is None else labels[: len(shown)])
     images.save_png(context.out / "reconstructions.png", _pairs_of_rows(shown, rebuilt))
 
     x = context.dataset.x_test[:MEASURED_IMAGES]
-    squared, byte_mse, similarity = context.map(errors, len(x), x)
+    squared, byte_mse, similarity = context.map(errors, len(x), x, None if labels is None else labels[: len(x)])
     measured = {"n": len(x), "split": "test"}
     return {
         "reconstruction_mse": mean_and_stderr(squared / math.prod(x.shape[1:])) | measured,

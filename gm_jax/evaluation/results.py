@@ -21,7 +21,8 @@ import numpy as np
 import gm_jax
 from gm_jax.errors import InputError
 from gm_jax.evaluation.context import Context, Task
-from gm_jax.images import write_atomically
+from gm_jax.evaluation.draw import hashable
+from gm_jax.system.files import write_atomically
 
 # "rows": how many examples were looked at one by one; "repeats": how many batches were timed; "steps": of training, by then.
 # All other fields of an entry tell one measurement from another.
@@ -29,16 +30,29 @@ VALUES = ("value", "stderr", "std", "per_class", "by_objective", "rows", "repeat
 OUTCOME = (*VALUES, "versions", "device")
 
 
+def mean_and_stderr(values: np.ndarray) -> dict[str, float | None]:
+    """{"value", "stderr"} of independent values, in float64; the standard error of a single value is unknown (None)."""
+    values = np.asarray(values, np.float64)
+    stderr = values.std(ddof=1) / np.sqrt(len(values)) if len(values) > 1 else None
+    return {"value": float(values.mean()), "stderr": stderr if stderr is None else float(stderr)}
+
+
 def provenance(context: Context, name: str, task: Task) -> dict[str, Any]:
     """What every entry of a task says about its origin. Sampling options and NFE only where they bear on the result."""
     origin = {"task": name, "n": context.n, "weights": context.weights, "seed": context.seed, "step": context.step}
     if task.sampler:
-        origin["sampling"] = dict(context.options)
+        origin["sampling"] = sampling(context)
         if context.model.nfe is not None:
             origin["nfe"] = context.model.nfe(**context.options)
     versions = {"gm_jax": gm_jax.__version__, "jax": jax.__version__, "flax": flax.__version__}
     device = f"{jax.local_device_count()} x {jax.local_devices()[0].device_kind}"
     return origin | {"versions": versions, "device": device}
+
+
+def sampling(context: Context) -> dict[str, Any]:
+    """How samples are drawn: the options, and of which classes, where the model tells classes apart."""
+    drawn = {} if context.model.num_classes is None else {"labels": list(context.labels) or "balanced"}
+    return {name: hashable(value) for name, value in context.options.items()} | drawn
 
 
 def with_origin(measured: dict[str, Any], origin: dict[str, Any]) -> dict[str, Any]:

@@ -13,24 +13,35 @@ from gm_jax.evaluation.cost import default_n as default_n_of_cost
 from gm_jax.evaluation.latent import has_posterior, latent
 from gm_jax.evaluation.likelihood import likelihood
 from gm_jax.evaluation.neighbours import neighbours
+from gm_jax.evaluation.plane import has_density, points
 from gm_jax.evaluation.quality import default_n, quality
 from gm_jax.evaluation.reconstruction import reconstructions
 
 NEEDS = {  # what a task may ask of a model -> whether the model has it
     "samples": pictures.has_samples,
+    "images": lambda c: not c.points,
+    "exact density of its data": has_density,
+    "picture of its data": pictures.has_picture,
     "encoder": lambda c: c.model.encode is not None,
     "decoder": lambda c: c.model.decode is not None,
     "continuous latent": pictures.latent_is_continuous,
     "denoising trajectory": lambda c: c.model.trajectory is not None,
     "likelihood": lambda c: bool(c.model.likelihoods),
     "posterior": has_posterior,
-    "grey or RGB images": lambda c: c.dataset.image_shape[-1] in (1, 3),
+    "grey or RGB images": lambda c: not c.points and c.dataset.image_shape[-1] in (1, 3),
 }
 
 _PICTURE, _AUTOENCODER = ("grey or RGB images",), ("encoder", "decoder")
 
 TASKS = {
-    "samples": Task(pictures.samples, "a grid of n samples", 64, (*_PICTURE, "samples"), sampler=True),
+    "samples": Task(
+        pictures.samples,
+        "n samples in a grid, or points in a plot",
+        64,
+        ("picture of its data", "samples"),
+        sampler=True,
+        default_n=lambda c: 5000 if c.points else 64,
+    ),
     "reconstructions": Task(
         reconstructions,
         "n test images over their reconstructions; errors over the test split",
@@ -49,8 +60,9 @@ TASKS = {
         pictures.denoising,
         "n samples on their way from noise, as a strip and as an animation",
         16,
-        (*_PICTURE, "denoising trajectory"),
+        ("picture of its data", "denoising trajectory"),
         sampler=True,
+        default_n=lambda c: 2000 if c.points else 16,
     ),
     "likelihood": Task(
         likelihood,
@@ -71,11 +83,19 @@ TASKS = {
         quality,
         "Frechet distance, KID, precision, recall ... of n samples, and of real images",
         1000,
-        ("samples",),
+        ("images", "samples"),
         sampler=True,
         judges=True,
         scales=True,
         default_n=default_n,
+    ),
+    "points": Task(
+        points,
+        "how far n points are from their exact density, and which modes they find",
+        10_000,
+        ("exact density of its data", "samples"),
+        sampler=True,
+        scales=True,
     ),
     "neighbours": Task(
         neighbours,
@@ -103,7 +123,7 @@ def help_text() -> str:
     return "\n".join([*lines, f"{'all':<16} all of these that the model can do"])
 
 
-def run(names: Sequence[str], context: Context) -> dict[str, Any]:
+def evaluate(names: Sequence[str], context: Context) -> dict[str, Any]:
     """Runs tasks in order and merges what they measured into `context.out`/results.json after each.
 
     "all" stands for every task that the model can do; n then holds for those that scale only. Returns what this run wrote:
@@ -131,6 +151,7 @@ def run(names: Sequence[str], context: Context) -> dict[str, Any]:
     contexts = {name: context._replace(n=n) for name, n in counts.items()}
     if any(tasks[name].sampler for name in contexts):
         _check_options(context)
+        context.drawn_labels(1)
     path = _check_output(context)
 
     written: dict[str, Any] = {"metrics": {}, "pictures": {}, "skipped": obstacles}

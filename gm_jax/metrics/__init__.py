@@ -6,11 +6,12 @@
 
 Images are uint8 arrays [n, H, W, C], folders of image files or .npz files (`metrics.inputs.read_images`). Real images, the
 `reference`, are given likewise, as a `Reference`, or, for a Frechet distance, as an .npz file with `mu` and `sigma`; their
-features are kept in ~/.cache/gm_jax/references. The extractor is the Inception whose weights are found, unless one is given.
+features are kept on disk (`metrics.reference`). The extractor is the Inception whose weights are found, unless one is given.
 All raise InputError for what cannot be read or computed, in one line that says what to do.
 """
 
 import functools
+import os
 from pathlib import Path
 
 import numpy as np
@@ -73,22 +74,26 @@ def kid(
     subsets: int = 100,
     subset_size: int = 1000,
     seed: int = 0,
-) -> tuple[float, float]:
-    """Kernel distance (`metrics.kid.kernel_distance`): mean and standard deviation over subsets. Smaller is better, 0 ideal."""
+) -> tuple[float, float | None]:
+    """Kernel distance (`metrics.kid.estimate`): mean and standard deviation over subsets. Smaller is better, 0 ideal.
+
+    The standard deviation is None where a subset is all of a set: give more than `subset_size` images of either kind.
+    """
     real, fake = _both(images, reference, extractor)
     return _kid.kernel_distance(real, fake, subsets, subset_size, seed)
 
 
-def inception_score(images: Source, extractor: Extractor | None = None, splits: int = 10) -> tuple[float, float]:
+def inception_score(images: Source, extractor: Extractor | None = None, splits: int = 10, seed: int = 0) -> tuple[float, float]:
     """Inception score (`metrics.inception_score.inception_score`): mean and standard deviation over splits. Larger is better.
 
+    The images are shuffled first, always in the same way for a `seed`, since such that are sorted by class would score too low.
     Refuses an extractor without logits, such as Inception with partial weights.
     """
     extractor = extractor or default_extractor()
     logits = _features(images, extractor).logits
     if logits is None:
         raise InputError(f"an inception score needs logits, which {extractor.name} does not give; take a whole classifier")
-    return _inception_score.inception_score(logits, splits)
+    return _inception_score.inception_score(logits, splits, seed)
 
 
 def precision_recall(
@@ -149,16 +154,19 @@ def _reference(reference: Source | Reference, extractor: Extractor, needed: str)
     if not isinstance(reference, Reference):
         reference = _read_reference(reference, extractor)
     if reference.extractor not in (None, (extractor.name, extractor.digest)):
-        raise InputError(f"the reference {reference.name} was not made by this {extractor.name}; take one extractor for both")
+        hint = "" if extractor.lasting else " (without a digest, each call of from_callable makes another one)"
+        raise InputError(
+            f"the reference {reference.name} was not made by this {extractor.name}{hint}; take one extractor for both"
+        )
     if needed == "features" and reference.features is None:
         raise InputError(f"{reference.name} holds statistics, which are good for distances only; give the reference images")
     return reference
 
 
 def _read_reference(source: Source, extractor: Extractor) -> Reference:
-    is_file = isinstance(source, str | Path) and Path(source).expanduser().is_file()
-    if is_file and read_npz(Path(source).expanduser(), "mu"):
-        return load_statistics(source)
+    path = Path(os.path.expanduser(source)) if isinstance(source, str | Path) else None
+    if path is not None and os.path.isfile(path) and read_npz(path, "mu"):
+        return load_statistics(path)
     images, labels = read_images(source)
     name = str(source) if isinstance(source, str | Path) else "array"
     return make_reference(extractor, images, name, labels)

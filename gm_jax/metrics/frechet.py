@@ -12,15 +12,17 @@ import numpy as np
 from jaxtyping import Float, Float64
 
 from gm_jax.errors import InputError
+from gm_jax.metrics.checks import same_dimensions, table
 from gm_jax.metrics.statistics import Statistics, of
 
 
 def frechet_distance(a: Statistics, b: Statistics) -> float:
     """Squared distance, >= 0, in squared units of the features; of a set to itself 0 up to rounding.
 
-    Covariances may be singular (fewer images than dimensions). Raises InputError for statistics of different dimensions.
+    Covariances may be singular (fewer images than dimensions). Raises InputError for statistics of different dimensions, and
+    for such as are not finite.
     """
-    _check_dimensions(len(a.mean), len(b.mean))
+    _check(a, b)
     fewer, more = sorted((a, b), key=lambda s: math.inf if s.n is None else s.n)
     return _distance(fewer, more, _factor(fewer.covariance))
 
@@ -28,10 +30,11 @@ def frechet_distance(a: Statistics, b: Statistics) -> float:
 def distance_of_samples(features: Float[np.ndarray, "n dim"], reference: Statistics) -> float:
     """`frechet_distance(of(features), reference)`, much faster for fewer samples than dimensions.
 
-    Raises InputError for less than two samples or other dimensions than the reference has.
+    Raises InputError for less than two samples, other dimensions than the reference has, and numbers that are not finite.
     """
-    _check_dimensions(features.shape[1], len(reference.mean))
+    features = table(features)
     samples = of(features)
+    _check(samples, reference)
     if samples.n > len(samples.mean):
         return frechet_distance(samples, reference)
     deviations = np.asarray(features, np.float64) - samples.mean
@@ -52,6 +55,7 @@ def _factor(covariance: np.ndarray) -> np.ndarray:
     return vectors[:, kept] * np.sqrt(eigenvalues[kept])
 
 
-def _check_dimensions(a: int, b: int) -> None:
-    if a != b:
-        raise InputError(f"features of {a} and of {b} dimensions have no distance; take both from one extractor")
+def _check(a: Statistics, b: Statistics) -> None:
+    same_dimensions(len(a.mean), len(b.mean))
+    if not all(np.isfinite(part).all() for s in (a, b) for part in (s.mean, s.covariance)):
+        raise InputError("the statistics hold NaN or infinite values and have no distance; make them of finite features")

@@ -21,12 +21,13 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from gm_jax.core import ByteImages, PyTree
-from gm_jax.download import download
 from gm_jax.errors import InputError
 from gm_jax.metrics.extractor import Extractor, Features
 from gm_jax.metrics.inception_weights import read_tensors, sha256
 from gm_jax.metrics.resize import resize_bilinear
 from gm_jax.nets.winograd import conv_general_dilated
+from gm_jax.system.cache import cache_dir
+from gm_jax.system.download import download
 
 SIZE = 299  # pixels
 TAPS = (64, 192, 768, 2048)  # features: after the first and second pooling, before Mixed_7a, at the end
@@ -38,7 +39,6 @@ CPU_BATCH, ACCELERATOR_BATCH = 8, 256
 FILE = "pt_inception-2015-12-05-6726825d.pth"
 SHA256 = "6726825d0af5f729cebd5821db510b11b1cfad8faad88a03f1befd49fb9129b2"
 URL = f"https://github.com/mseitzer/pytorch-fid/releases/download/fid_weights/{FILE}"
-CACHE = "~/.cache/gm_jax/inception"
 ENVIRONMENT = "GM_JAX_INCEPTION"
 # sums of absolute values in the first layer, folded: they tell the network of 2015-12-05 from later ones with the same names
 FIRST_KERNEL, FIRST_BIAS = 350.0166, 42.74125
@@ -82,33 +82,38 @@ def find_weights(path: str = "") -> Path | None:
     None if there is none of these. Raises InputError where a file is named that does not exist.
     """
     if named := path or os.environ.get(ENVIRONMENT, ""):
-        if not Path(named).expanduser().is_file():
+        if not os.path.isfile(os.path.expanduser(named)):
             source = "" if path else f" (named by {ENVIRONMENT})"
             raise InputError(
                 f"there are no Inception weights at {named}{source}; give the path of {FILE} ({URL}) or of an .npz"
             )
-        return Path(named).expanduser()
-    return _cached() if _cached().is_file() else None
+        return Path(os.path.expanduser(named))
+    try:
+        cached = _cached()
+    except InputError:  # where nothing can be kept, nothing was
+        return None
+    return cached if os.path.isfile(cached) else None
 
 
 def download_weights() -> Path:
     """Downloads the whole network (96 MB), as converted by pytorch-fid, unless that was done before, and checks its sha256.
 
-    Raises InputError without network, or where something else is served.
+    Raises InputError without network, where something else is served, or where there is no cache.
     """
-    if not _cached().is_file():
+    path = _cached()
+    if not os.path.isfile(path):
         try:
-            download([URL], _cached(), SHA256, "sha256")
+            download([URL], path, SHA256, "sha256")
         except OSError as error:
             raise InputError(
-                f"the Inception weights cannot be downloaded ({error}); put {FILE} into {_cached().parent}, "
+                f"the Inception weights cannot be downloaded ({error}); put {FILE} into {path.parent}, "
                 f"or set {ENVIRONMENT} to where it is"
             ) from error
-    return _cached()
+    return path
 
 
 def _cached() -> Path:
-    return Path(CACHE).expanduser() / FILE
+    return cache_dir("inception") / FILE
 
 
 def fold(tensors: Mapping[str, np.ndarray], tap: int) -> PyTree:

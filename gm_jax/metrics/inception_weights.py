@@ -6,6 +6,7 @@ after the other behind the pickle (before). Unpickling usually may run any code:
 
 import collections
 import hashlib
+import os
 import pickle
 import zipfile
 from collections.abc import Callable
@@ -25,8 +26,8 @@ def read_tensors(path: str | Path) -> dict[str, np.ndarray]:
 
     Raises InputError where the file is absent, is in neither form, is damaged, or holds anything but tensors.
     """
-    path = Path(path).expanduser()
-    if not path.is_file():
+    path = Path(os.path.expanduser(path))
+    if not os.path.isfile(path):
         raise InputError(f"there is no file of weights at {path}; give the path of a .pth or an .npz")
     try:
         tensors = _read_npz(path) if path.suffix == ".npz" else _read_pth(path)
@@ -42,7 +43,7 @@ def read_tensors(path: str | Path) -> dict[str, np.ndarray]:
 
 def sha256(path: str | Path) -> str:
     """The digest of a file's content, in hexadecimal."""
-    with Path(path).expanduser().open("rb") as file:
+    with open(os.path.expanduser(path), "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 

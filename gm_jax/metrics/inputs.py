@@ -1,5 +1,6 @@
 """Images to be judged: an array, a folder of image files, or an .npz file."""
 
+import os
 import zipfile
 import zlib
 from pathlib import Path
@@ -7,8 +8,8 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Array, Int, UInt8
 
-from gm_jax import image_files
 from gm_jax.errors import InputError
+from gm_jax.system import image_files
 
 Source = str | Path | Array | np.ndarray
 
@@ -17,20 +18,20 @@ def read_images(source: Source) -> tuple[UInt8[np.ndarray, "n height width chann
     """uint8 images and, where there are any, their labels.
 
     Args:
-      source: uint8 [n, H, W, C] (or [n, H, W]); a folder, whose image files of all depths are read in the order of their names
-        and must be alike in size and channels (`gm_jax.image_files`); or an .npz file with such an array as `images` and,
-        optionally, integers [n] as `labels`.
+      source: uint8 [n, H, W, C] (or [n, H, W]) of levels 0..255; a folder, whose image files of all depths are read in the
+        order of their names and must be alike in size and channels (`system.image_files`); or an .npz file with such an array
+        as `images` and, optionally, integers [n] as `labels`.
 
     Raises:
       InputError: nothing is there, it cannot be read, or it is not as above.
     """
     if not isinstance(source, str | Path):
         return _checked(np.asarray(source), "the array"), None
-    path = Path(source).expanduser()
-    if path.is_dir():
+    path = Path(os.path.expanduser(source))
+    if os.path.isdir(path):
         paths = [path / name for name in image_files.find(path)]
         return image_files.stack(paths, image_files.read_all(paths)), None
-    if not path.exists():
+    if not os.path.exists(path):
         raise InputError(f"no folder or file {path}; give a folder of images, or an .npz file with images")
     return _from_npz(path)
 
@@ -60,4 +61,7 @@ def _checked(images: np.ndarray, what: str) -> np.ndarray:
         raise InputError(f"{what} has shape {list(images.shape)}; give images as [n, height, width, channels]")
     if images.dtype != np.uint8:
         raise InputError(f"{what} is {images.dtype}, not uint8; round floats in [-1, 1] with gm_jax.images.to_uint8")
+    image_files.check_layout(images, what)
+    if images.max() == 1:  # all black images may be judged
+        image_files.check_levels(images, what)
     return images if images.ndim == 4 else images[..., None]

@@ -8,10 +8,11 @@ from jaxtyping import Int
 
 from gm_jax.errors import InputError
 from gm_jax.metrics import statistics
+from gm_jax.metrics.checks import at_least, table
 from gm_jax.metrics.extractor import Extractor, Features
 from gm_jax.metrics.frechet import distance_of_samples
 from gm_jax.metrics.inception_score import inception_score
-from gm_jax.metrics.kid import kernel_distance
+from gm_jax.metrics.kid import estimate
 from gm_jax.metrics.prdc import density_coverage, precision_recall
 from gm_jax.metrics.reference import Reference
 
@@ -35,18 +36,24 @@ def judge(
     The Frechet distance always; from the reference's features KID, precision, recall, density and coverage (as many images of
     either set as the smaller has, at most 10 000, chosen at random but always the same); from logits the inception score; from
     labels of both the mean of the Frechet distances within the classes (`intra_fid`: Miyato and Koyama 2018), if every class
-    has two images. Few images per class make that large: it says how many, and compares only with its like.
+    has two images. Few images per class make that large: it says how many, and compares only with its like. From logits and
+    labels the share of images that the classifier takes for what they are labelled (`class_accuracy`).
 
-    An entry has "value" (float), "std" where known (over splits or subsets), "n", "reference" {"name", "n", "digest"},
-    "extractor" {"name", "digest"} and its parameters; "reference_n" where not all of the reference was used. `split` ends the
-    names of all that depend on the reference: "train", "test".
+    An entry has "value" (float), "std" where known (over splits or subsets; not of a KID whose subsets are all of a set), "n",
+    "reference" {"name", "n", "digest"}, "extractor" {"name", "digest"} and its parameters; "reference_n" where not all of the
+    reference was used. "subsets" of the KID counts those that are different; "order" of the inception score says that images
+    were shuffled before they were split. `split` ends the names of all that depend on the reference: "train", "test".
 
     Raises:
-      InputError: fewer than two samples, features that are not finite, or a reference made by another extractor.
+      InputError: fewer than two samples, features or logits that are not finite, other than one label per sample, or a
+        reference made by another extractor.
     """
-    x = features.features
-    if not np.isfinite(x).all():
-        raise InputError(f"{(~np.isfinite(x).all(1)).sum()} of {len(x)} images have features that are not finite; check them")
+    x = table(features.features)
+    for what, rows in (("logits", features.logits), ("labels", labels)):
+        if rows is not None and len(rows) != len(x):
+            raise InputError(f"there are {len(rows)} {what} for {len(x)} images; give one for each")
+    if features.logits is not None:
+        table(features.logits, "logits")
     if reference.extractor not in (None, (extractor.name, extractor.digest)):
         raise InputError(
             f"the reference {reference.name} was made by the extractor {reference.extractor[0]} (or other weights of it), "
@@ -57,7 +64,10 @@ def judge(
         found |= _kid(x, reference.features) | _prdc(x, reference.features)
     if features.logits is not None and len(x) >= SPLITS:
         value, std = inception_score(features.logits, SPLITS)
-        found["is"] = {"value": value, "std": std, "splits": SPLITS}
+        found["is"] = {"value": value, "std": std, "splits": SPLITS, "order": "seeded"}
+    if labels is not None and features.logits is not None:
+        hits = features.logits.argmax(1) == labels
+        found["class_accuracy"] = {"value": float(hits.mean()), "stderr": float(hits.std() / np.sqrt(len(hits)))}
     if labels is not None and reference.labels is not None and reference.features is not None:
         found |= _intra(x, np.asarray(labels), reference)
     return dict(_with_provenance(metric, entry, len(x), reference, extractor, split) for metric, entry in found.items())
@@ -81,14 +91,16 @@ def metric_name(metric: str, extractor_name: str, n: int, split: str | None = No
 def subset(x: np.ndarray, n: int) -> np.ndarray:
     """n rows of x, in order, chosen at random but always the same; all of them if there are no more.
 
-    Not the first ones: folders of images are often sorted by class.
+    Not the first ones: folders of images are often sorted by class. Raises InputError for n below 1.
     """
+    at_least(1, n=n)
     return x if n >= len(x) else x[np.sort(np.random.default_rng(0).choice(len(x), n, replace=False))]
 
 
 def _kid(x: np.ndarray, real: np.ndarray) -> dict[str, Entry]:
-    value, std = kernel_distance(real, x, SUBSETS, SUBSET_SIZE)
-    return {"kid": {"value": value, "std": std, "subsets": SUBSETS, "subset_size": min(SUBSET_SIZE, len(x), len(real))}}
+    value, std, different, size = estimate(real, x, SUBSETS, SUBSET_SIZE)
+    spread = {} if std is None else {"std": std}
+    return {"kid": {"value": value} | spread | {"subsets": different, "subset_size": size}}
 
 
 def _prdc(x: np.ndarray, real: np.ndarray) -> dict[str, Entry]:
@@ -125,7 +137,7 @@ def _with_provenance(
 ) -> tuple[str, Entry]:
     used = entry.get("n", n)
     entry = entry | {"n": used, "extractor": {"name": extractor.name, "digest": extractor.digest}}
-    if metric == "is":
+    if metric in ("is", "class_accuracy"):
         return metric_name(metric, extractor.name, used), entry
     origin = {"name": reference.name, "n": reference.n, "digest": reference.digest}
     return metric_name(metric, extractor.name, used, split), entry | {"reference": origin}

@@ -10,6 +10,7 @@ import numpy as np
 from jaxtyping import Float
 
 from gm_jax.errors import InputError
+from gm_jax.metrics.checks import at_least, same_dimensions, table
 
 BLOCK = 1024  # rows of a distance matrix held at a time
 
@@ -17,7 +18,8 @@ BLOCK = 1024  # rows of a distance matrix held at a time
 def precision_recall(real: Float[np.ndarray, "n dim"], fake: Float[np.ndarray, "m dim"], k: int = 3) -> tuple[float, float]:
     """Fraction of the fakes inside the support of the real ones (fidelity), and the other way round (variety). Both in [0, 1].
 
-    Kynkaanniemi et al. 2019, eqs. 1 and 2. Raises InputError for sets of no more than k points or of different dimensions.
+    Kynkaanniemi et al. 2019, eqs. 1 and 2. Raises InputError for k below 1, sets of no more than k points or of different
+    dimensions, and points that are not finite.
     """
     real, fake = _centred(real, fake, k)
     real_radii, fake_radii = _squared_radii(real, k), _squared_radii(fake, k)
@@ -32,7 +34,7 @@ def density_coverage(real: Float[np.ndarray, "n dim"], fake: Float[np.ndarray, "
     """How many real balls a fake lies in, over k (>= 0; robust precision), and the fraction of real balls with a fake inside.
 
     Naeem et al. 2020, eqs. 4 and 5. Of n and n points of one distribution the expected density is 1 and the expected coverage
-    nearly 1 - 2^-k. Raises InputError for sets of no more than k points or of different dimensions.
+    nearly 1 - 2^-k. Raises InputError as `precision_recall` does.
     """
     real, fake = _centred(real, fake, k)
     radii = _squared_radii(real, k)
@@ -46,10 +48,11 @@ def density_coverage(real: Float[np.ndarray, "n dim"], fake: Float[np.ndarray, "
 
 def _centred(real: np.ndarray, fake: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
     """Both in float64 around the mean of the real ones, which keeps what cancels in the distances small."""
+    real, fake = table(real), table(fake)
+    at_least(1, k=k)
     if min(len(real), len(fake)) <= k:
         raise InputError(f"the {k} nearest neighbours of {min(len(real), len(fake))} images are not defined; add some")
-    if real.shape[1] != fake.shape[1]:
-        raise InputError(f"features of {real.shape[1]} and of {fake.shape[1]} dimensions do not compare; take one extractor")
+    same_dimensions(real.shape[1], fake.shape[1])
     real, fake = np.asarray(real, np.float64), np.asarray(fake, np.float64)
     mean = real.mean(0)
     return real - mean, fake - mean

@@ -1,12 +1,13 @@
 """What samples are compared with: the features of real images, extracted once and kept on disk.
 
 Features lie in `<cache>/<extractor>-<key>/`, in files of `CHUNK` images that are written as they become ready. The key hashes
-the extractor's name and digest and the images themselves, so that what is found there is always right for what was asked; an
-interrupted extraction goes on at the first file that is missing. They take 4 bytes per feature and image: 154 MB for 50 000
-images with 768 features.
+the extractor's name and digest and the images themselves, so that what is found there is always right for what was asked: of an
+extractor without a lasting digest nothing is kept. An interrupted extraction goes on at the first file that is missing. A
+feature takes 4 bytes: 154 MB for 50 000 images with 768 each.
 """
 
 import hashlib
+import os
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,16 +16,17 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Float32, Int
 
-from gm_jax.batching import Progress
 from gm_jax.core import ByteImages
 from gm_jax.errors import InputError
 from gm_jax.metrics import statistics
+from gm_jax.metrics.checks import count_not_finite
 from gm_jax.metrics.extractor import Extractor, Features, extract
 from gm_jax.metrics.inputs import read_npz
 from gm_jax.metrics.statistics import Statistics
 from gm_jax.metrics.store import read_part, write_part
+from gm_jax.system import cache
+from gm_jax.system.batching import Progress
 
-CACHE = "~/.cache/gm_jax/references"
 CHUNK = 2048  # images: a minute or two of Inception on two CPU cores
 
 
@@ -51,12 +53,12 @@ def make_reference(
 ) -> Reference:
     """The features and statistics of uint8 images [n, H, W, C], n >= 2, from the cache as far as they are there.
 
-    `cache_dir` defaults to ~/.cache/gm_jax/references. `progress(done, n)` is called as images are done. Damaged files are made
-    anew. Raises InputError for fewer than two images, or if the cache cannot be written.
+    `cache_dir` defaults to `references` of `gm_jax.system.cache`. `progress(done, n)` is called as images are done. Damaged
+    files are made anew. Raises InputError for fewer than two images, features that are not finite, or if the cache cannot be
+    written.
     """
     digest = content_digest(images)
-    key = hashlib.sha256(repr((extractor.name, extractor.digest, digest)).encode()).hexdigest()[:32]
-    folder = Path(cache_dir or CACHE).expanduser() / f"{re.sub(r'[^A-Za-z0-9_.-]', '_', extractor.name)}-{key}"
+    folder = _folder(extractor, digest, cache_dir) if extractor.lasting else None
     chunks = list(_chunks(extractor, images, folder, progress))
     features, logits = (None if part[0] is None else np.concatenate(part) for part in zip(*chunks, strict=True))
     found = statistics.of(features)
@@ -68,7 +70,7 @@ def load_statistics(path: str | Path) -> Reference:
 
     The file does not say which extractor made it: its user must know. Raises InputError for a file that is not like that.
     """
-    path = Path(path).expanduser()
+    path = Path(os.path.expanduser(path))
     arrays = read_npz(path, "mu", "sigma")
     mu, sigma = (np.asarray(arrays.get(key, np.nan), np.float64) for key in ("mu", "sigma"))
     if mu.ndim != 1 or sigma.shape != (len(mu), len(mu)) or not (np.isfinite(mu).all() and np.isfinite(sigma).all()):
@@ -85,14 +87,22 @@ def content_digest(images: ByteImages) -> str:
     return digest.hexdigest()
 
 
-def _chunks(extractor: Extractor, images: ByteImages, folder: Path, progress: Progress | None) -> Iterator[Features]:
+def _folder(extractor: Extractor, digest: str, cache_dir: str | Path | None) -> Path:
+    root = Path(os.path.expanduser(cache_dir)) if cache_dir else cache.cache_dir("references")
+    key = hashlib.sha256(repr((extractor.name, extractor.digest, digest)).encode()).hexdigest()[:32]
+    return root / f"{re.sub(r'[^A-Za-z0-9_.-]', '_', extractor.name)}-{key}"
+
+
+def _chunks(extractor: Extractor, images: ByteImages, folder: Path | None, progress: Progress | None) -> Iterator[Features]:
+    """The features of CHUNK images after another, read from the folder or else written into it; None: neither."""
     n = len(images)
     for start in range(0, n, CHUNK):
-        stop, path = min(start + CHUNK, n), folder / f"{start:09d}.npz"
-        found = read_part(path)
-        if found is None or len(found.features) != stop - start:
+        stop, path = min(start + CHUNK, n), None if folder is None else folder / f"{start:09d}.npz"
+        found = None if path is None else read_part(path)
+        if found is None or len(found.features) != stop - start or count_not_finite(found.features):
             found = extract(extractor, images[start:stop], progress=_shifted(progress, start, n))
-            write_part(path, found)
+            if path is not None and not count_not_finite(found.features):  # what is refused is not kept
+                write_part(path, found)
         yield found
 
 

@@ -6,6 +6,7 @@ import numpy as np
 from jaxtyping import Float, Float64
 
 from gm_jax.errors import InputError
+from gm_jax.metrics.checks import at_least, table
 
 
 class Statistics(NamedTuple):
@@ -30,7 +31,11 @@ def no_moments(dim: int) -> Moments:
 
 
 def add(moments: Moments, features: Float[np.ndarray, "n dim"]) -> Moments:
-    """Those of all features so far and of these."""
+    """Those of all features so far and of these. Raises InputError where these are not finite."""
+    return _add(moments, table(features))
+
+
+def _add(moments: Moments, features: np.ndarray) -> Moments:
     features = np.asarray(features, np.float64)
     if not len(features):
         return moments
@@ -56,8 +61,13 @@ def statistics(moments: Moments) -> Statistics:
 
 
 def of(features: Float[np.ndarray, "n dim"], chunk: int = 4096) -> Statistics:
-    """Statistics of features that are in memory; only `chunk` of them at a time are in float64."""
+    """Statistics of features that are in memory; only `chunk` of them at a time are in float64.
+
+    Raises InputError for fewer than two, and for such as are not finite.
+    """
+    features = table(features)
+    at_least(1, chunk=chunk)
     moments = no_moments(features.shape[1])
     for start in range(0, len(features), chunk):
-        moments = add(moments, features[start : start + chunk])
+        moments = _add(moments, features[start : start + chunk])
     return statistics(moments)

@@ -2,15 +2,16 @@
 
 import hashlib
 import io
+import os
 import shutil
 from pathlib import Path
 
 import numpy as np
 
 from gm_jax.errors import InputError
-from gm_jax.images import write_atomically
 from gm_jax.metrics.extractor import Features
 from gm_jax.metrics.inputs import read_npz
+from gm_jax.system.files import write_atomically
 
 PART = 256  # images whose features may be lost
 
@@ -63,16 +64,19 @@ def write_part(path: Path, part: Features) -> None:
     try:
         write_atomically(path, buffer.getvalue())
     except OSError as error:
-        raise InputError(f"cannot write {path} ({error.strerror}); free some space, or choose another folder") from error
+        raise InputError(
+            f"cannot write {path} ({error.strerror}); free some space, or set GM_JAX_CACHE to another folder"
+        ) from error
 
 
 def read_part(path: Path) -> Features | None:
     """None for a file that is missing or damaged: its content is protected by the checksums of the zip format."""
-    if not path.exists():
+    if not os.path.exists(path):  # which it does not, either, in a folder that must not be read
         return None
     try:
         arrays = read_npz(path, "features", "logits")
     except InputError:
         return None
-    whole = "features" in arrays and len({len(array) for array in arrays.values()}) == 1
+    whole = "features" in arrays and len({array.shape[:1] for array in arrays.values()}) == 1
+    whole = whole and all(array.ndim == 2 for array in arrays.values())
     return Features(arrays["features"], arrays.get("logits")) if whole else None

@@ -7,8 +7,6 @@ section 4) use Inception's. With features f(x) and class probabilities softmax(W
   -log softmax(W f(x) + b)[label]        nats per image, batch mean.
 """
 
-from collections.abc import Sequence
-
 import flax.linen as nn
 import jax.numpy as jnp
 import optax
@@ -18,6 +16,7 @@ from jaxtyping import Float
 from gm_jax.core import Batch, Key, Labels, Model, Objective, Variables
 from gm_jax.errors import InputError
 from gm_jax.nets.resnet import Encoder, default_multipliers, lowest_grid
+from gm_jax.settings import Count, Whole, checked
 
 
 def cross_entropy(logits: Float[Array, "batch classes"], labels: Labels) -> Float[Array, " batch"]:
@@ -31,15 +30,16 @@ def logits_of(variables: Variables, features: Float[Array, "batch features"]) ->
     return features @ head["kernel"] + head["bias"]
 
 
+@checked
 def make(
-    image_shape: Sequence[int],
+    image_shape: tuple[int, ...],
     num_classes: int | None,
     dtype: jnp.dtype = jnp.float32,
     *,
-    features: int = 64,
-    channels: int = 16,
-    channel_multipliers: Sequence[int] = (),
-    num_blocks: int = 1,
+    features: Count = 64,
+    channels: Count = 16,
+    channel_multipliers: tuple[Count, ...] = (),
+    num_blocks: Whole = 1,
 ) -> Model:
     """The classifier: the residual encoder of `nets.resnet` with group normalisation, swish, and a linear layer.
 
@@ -54,6 +54,8 @@ def make(
     """
     if num_classes is None:
         raise InputError("the classifier needs labels, which this data set has none of; choose labelled data")
+    if len(image_shape) != 3:
+        raise InputError(f"the classifier is for images, not for points of {image_shape[0]} numbers")
     multipliers = tuple(channel_multipliers or default_multipliers(image_shape))
     lowest_grid(image_shape, multipliers)
     encoder = Encoder(features, channels, multipliers, num_blocks, dtype)

@@ -16,20 +16,23 @@ The functions below are independent of the network: `predict` and `denoiser` are
 
 from collections.abc import Callable
 from functools import partial
-from typing import Any
+from typing import Any, Literal
 
-import jax
 import jax.numpy as jnp
 import numpy as np
-from jax import Array
-from jaxtyping import Float
+from jaxtyping import Array, Float
 
-from gm_jax.core import Batch, Diffusion, Images, Key, Likelihood, Model, Objective, Variables
-from gm_jax.diffusion import samplers
-from gm_jax.diffusion.bound import variational_bound
-from gm_jax.diffusion.paths import Denoiser, Path, Time, add_noise, discrete_path, grid, target, to_x0
+from gm_jax.conditioning import classes_of
+from gm_jax.core import Images, Key, Likelihood, Model, streams
+from gm_jax.denoising import denoising_model
+from gm_jax.diffusion import losses, samplers
+from gm_jax.diffusion.grids import time_grid
+from gm_jax.diffusion.likelihood import variational_bound
+from gm_jax.diffusion.paths import Denoiser, Path, Time, add_noise, discrete_path
 from gm_jax.errors import InputError
-from gm_jax.nets.unet import AttentionBlock, SinusoidalPositionEmbeddings, UNet, check_divisible, fitting_multipliers
+from gm_jax.nets.backbones import backbone
+from gm_jax.nets.unet import AttentionBlock, SinusoidalPositionEmbeddings, UNet
+from gm_jax.settings import Count, Decay, Section, checked
 
 __all__ = [
     "AttentionBlock",
@@ -42,9 +45,6 @@ __all__ = [
     "q_sample",
     "sample",
 ]
-
-
-PAPER_MULTIPLIERS = (1, 2, 2, 2)  # of the CIFAR-10 network; appendix B
 
 
 def get_beta_schedule(name: str, timesteps: int) -> Float[np.ndarray, " timesteps"]:
@@ -75,15 +75,14 @@ def p_losses(
     path: Path, predict: Callable[[Images, Time], Images], x0: Images, t: Time, eps: Images, prediction: str = "eps"
 ) -> Float[Array, " batch"]:
     """L_simple (eq. 14): each image's mean squared error of predict(x_t, t) against eps, x0 or v, averaged over pixels."""
-    error = predict(q_sample(path, x0, t, eps), t) - target(path, prediction, x0, eps, t)
-    return jnp.mean(error**2, axis=tuple(range(1, x0.ndim)))
+    return losses.denoising_loss(path, prediction, predict, x0, t, eps)
 
 
 def p_sample(
     path: Path, denoiser: Denoiser, keys: Key, x_t: Images, t: Float[Array, ""], variance: str = "fixed_large"
 ) -> Images:
     """x_{t-1} ~ p(x_{t-1} | x_t), one step of algorithm 2; without noise at t = 1. One key per image, scalar `t`."""
-    return samplers.ancestral(path, denoiser, variance).step(keys, x_t, t, t - 1)
+    return samplers.ancestral(path, denoiser, variance).step(keys, x_t, (), t, t - 1)[0]
 
 
 def sample(
@@ -100,111 +99,66 @@ def sample(
 
     Args:
       sampler: such as `samplers.ancestral` or `partial(samplers.ddim, eta=0.5)`.
-      times: decreasing, such as `paths.grid(path, 50, "nodes")`; None for T, T-1, ..., 0.
+      times: decreasing, such as `grids.time_grid(path, 50, "nodes")`; None for T, T-1, ..., 0.
       frames: keep so many evenly spaced x_t (at most one a step), the last being the images: [frames, n, ...], not [n, ...].
     """
-    times = grid(path, int(path.t_max), "nodes") if times is None else times
-    initial_keys, step_keys = samplers.split_each(keys)
-    x_T = samplers.initial_noise(path, initial_keys, image_shape)
+    times = time_grid(path, int(path.t_max), "nodes") if times is None else times
+    start_keys, step_keys = streams(keys, "start", "steps")
+    x_T = samplers.initial_noise(path, start_keys, image_shape)
     return samplers.simulate(step_keys, sampler(path, denoiser), x_T, times, frames)
 
 
+@checked
 def make(
-    image_shape: tuple[int, int, int],
+    image_shape: tuple[int, ...],
+    num_classes: int | None = None,
     dtype: Any = jnp.float32,
     *,
-    timesteps: int = 1000,
-    schedule: str = "linear",
-    prediction: str = "eps",
-    variance: str = "fixed_large",
+    network: Section("network") = {"name": "unet"},  # noqa: B006 (read only)
+    timesteps: Count = 1000,
+    schedule: Literal["linear", "cosine"] = "linear",
+    prediction: Literal["eps", "x0", "v"] = "eps",
+    variance: Literal["fixed_large", "fixed_small"] = "fixed_large",
     clip_x0: bool = True,
-    channels: int = 128,
-    channel_multipliers: tuple[int, ...] = (),
-    num_res_blocks: int = 2,
-    attention_resolutions: tuple[int, ...] = (16,),
-    dropout: float = 0.1,
-    remat: bool = False,
+    class_conditional: bool = False,
+    label_dropout: Decay = 0.1,
 ) -> Model:
-    """DDPM on images of `image_shape`; the defaults are the paper's CIFAR-10 model.
+    """DDPM on images of `image_shape`, or on points; the defaults are the paper's CIFAR-10 model.
 
     Args:
+      network: see `nets.backbones`; by default told the paper's step, t - 1.
       timesteps, schedule: see `get_beta_schedule`.
-      prediction: what the network tells: "eps", "x0" or "v". The loss is the mean squared error in it.
+      prediction: what the network tells. The loss is the mean squared error in it.
       variance: of the reverse steps, "fixed_large" (beta) or "fixed_small" (beta-tilde).
-      clip_x0: clip the estimate of x0 to [-1, 1] at every step, in sampling and in the bound.
-      channel_multipliers: one per resolution; (): the paper's (1, 2, 2, 2), or as many of them as the image can be halved for.
-      channels, num_res_blocks, attention_resolutions, dropout, remat: see `nets.unet.UNet`.
+      clip_x0: clip the estimate of x0 to [-1, 1] at every step, in sampling and in the bound; points are not clipped.
+      class_conditional, label_dropout: tell the network the label, but for this share of the batch (Ho & Salimans 2022).
 
-    The model samples with the options `sampler` ("ancestral", the default; "ddim", "euler", "heun"), `steps` (None: T),
-    `spacing` (see `paths.grid`; "nodes"), and the sampler's own (`eta` of ddim, `variance` of ancestral). Its likelihood
-    "variational_bound" takes `terms` and `full` (see `bound.variational_bound`).
+    Sampling options: `denoising.denoising_model`; by default T steps of "ancestral". The likelihood "variational_bound", of
+    images, takes `terms` and `full` (see `likelihood.variational_bound`). Raises InputError for settings that do not fit.
     """
-    if prediction not in ("eps", "x0", "v"):
-        raise InputError(f"unknown prediction {prediction!r}; choose eps, x0 or v")
-    if variance not in ("fixed_large", "fixed_small"):
-        raise InputError(f"unknown variance {variance!r}; choose fixed_large or fixed_small")
-    channel_multipliers = tuple(channel_multipliers) or fitting_multipliers(image_shape[:2], PAPER_MULTIPLIERS)
-    check_divisible(image_shape[:2], channel_multipliers)
     path = discrete_path(get_beta_schedule(schedule, timesteps))
-    net = UNet(
-        out_channels=image_shape[-1],
-        channels=channels,
-        channel_multipliers=channel_multipliers,
-        num_res_blocks=num_res_blocks,
-        attention_resolutions=tuple(attention_resolutions),
-        dropout=dropout,
-        remat=remat,
-        dtype=dtype,
-    )
 
-    choices = samplers.SAMPLERS | {"ancestral": partial(samplers.ancestral, variance=variance)}
+    def likelihoods(estimate):
+        def bound(variables, keys, images, labels=None, *, terms: int = 20, full: bool = False):
+            denoiser = estimate(variables, keys, labels)
+            return variational_bound(path, denoiser, keys, images, variance=variance, terms=terms, full=full)
 
-    def plan(sampler="ancestral", steps=None, spacing="nodes", **options) -> samplers.Plan:
-        try:
-            return samplers.plan(path, choices, sampler, timesteps if steps is None else steps, spacing, **options)
-        except ValueError as error:
-            raise InputError(f"sampling DDPM: {error}") from None
+        return (Likelihood("variational_bound", "bound", bound),) if len(image_shape) == 3 else ()
 
-    def init(key: Key, batch: Batch) -> Variables:
-        return Variables({"unet": net.init(key, batch.x[:1], jnp.zeros(1))["params"]})
-
-    def predictor(params, **kwargs):
-        return lambda x_t, t: net.apply({"params": params["unet"]}, x_t, t - 1, **kwargs)  # the paper's steps are 0..T-1
-
-    def loss(params, state, key, batch: Batch, *, step, train):
-        t_keys, eps_keys = samplers.split_each(batch.keys)
-        t = jax.vmap(lambda k: jax.random.randint(k, (), 1, timesteps + 1))(t_keys).astype(jnp.float32)
-        eps = samplers.normal(eps_keys, image_shape)
-        predict = predictor(params, train=train, rngs={"dropout": key})
-        mse = p_losses(path, predict, batch.x, t, eps, prediction).mean()
-        return mse, (state, {f"{prediction}_mse": mse})
-
-    def denoiser(variables: Variables, labels=None) -> Denoiser:
-        if labels is not None:
-            raise InputError("this DDPM is unconditional; sample it without labels")
-        predict = predictor(variables.params)
-        return lambda x_t, t: to_x0(path, prediction, predict(x_t, t), x_t, t)
-
-    def estimate(variables, labels):
-        return samplers.clip_x0(denoiser(variables, labels)) if clip_x0 else denoiser(variables, labels)
-
-    def draw(variables, keys, labels=None, **options):
-        return trajectory(variables, keys, labels, frames=None, **options)
-
-    def trajectory(variables, keys, labels=None, *, frames, **options):
-        sampler, times, _ = plan(**options)
-        return sample(path, estimate(variables, labels), keys, image_shape, sampler=sampler, times=times, frames=frames)
-
-    def bound(variables, keys, images, labels=None, *, terms=20, full=False):
-        denoise = estimate(variables, labels)
-        return variational_bound(path, denoise, keys, images, variance=variance, terms=terms, full=full)
-
-    return Model(
-        init=init,
-        objectives=(Objective("ddpm", loss),),
-        sample=draw,
-        trajectory=trajectory,
-        nfe=lambda **options: plan(**options).nfe,
-        likelihoods=(Likelihood("variational_bound", "bound", bound),),
-        diffusion=Diffusion(path, denoiser),
+    return denoising_model(
+        "ddpm",
+        image_shape,
+        path,
+        backbone(network, image_shape, dtype),
+        prediction,
+        losses.nodes(path),
+        clock="index",
+        sampling={"sampler": "ancestral", "steps": timesteps, "spacing": "nodes"},
+        term=f"{prediction}_mse",
+        num_classes=classes_of(num_classes, class_conditional),
+        label_dropout=label_dropout,
+        clip_x0=clip_x0,
+        choices=samplers.SAMPLERS | {"ancestral": partial(samplers.ancestral, variance=variance)},
+        ode_spacing="quadratic",
+        likelihoods=likelihoods,
     )

@@ -15,25 +15,27 @@ authors take lambda = 1 with the squared error *averaged* over the pixels (their
 summed log-likelihood. A squared error is a log-likelihood times 2 sigma^2: so lambda sigma^2 tells settings apart.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
+from typing import Any, Literal
 
-import jax
 import jax.numpy as jnp
 from jax import Array
 from jaxtyping import Float
 
-from gm_jax.core import Batch, Key, Model, Objective, Variables, batch_gather
-from gm_jax.errors import InputError
-from gm_jax.nets.resnet import resnet_autoencoder
+from gm_jax.core import Model, Objective, batch_gather, streams
+from gm_jax.densities import gaussian_log_prob
+from gm_jax.errors import InputError, choose
+from gm_jax.nets.autoencoders import autoencoder
+from gm_jax.settings import Count, NonNegative, Positive, Section, checked
 from gm_jax.variational import (
     bounds,
     elbo,
     gaussian_kl,
-    gaussian_log_prob,
     gaussian_posterior,
     latent_model,
     reparameterize,
     standard_normal,
+    with_labels,
 )
 
 Kernel = Callable[[Array], Array]  # squared distances -> similarities, 1 at distance 0
@@ -71,7 +73,7 @@ def mmd(
     often negative. "biased": the V-statistic, with them; never negative, and for equal distributions and n = m its mean is
     (2 / n) (1 - E k(x, x')). Raises InputError for another estimator, and for an unbiased one of fewer than 2 points.
     """
-    within = _choose(ESTIMATORS, "estimator", estimator)
+    within = choose(ESTIMATORS, estimator, "estimator")
     if estimator == "unbiased" and min(len(x), len(y)) < 2:
         raise InputError("the unbiased MMD needs at least 2 examples a batch: enlarge it, or choose estimator=biased")
 
@@ -81,24 +83,23 @@ def mmd(
     return within(pairs(x, x)) + within(pairs(y, y)) - 2 * pairs(x, y).mean()
 
 
+@checked
 def make(
-    image_shape: Sequence[int],
-    dtype: jnp.dtype = jnp.float32,
+    image_shape: tuple[int, ...],
+    dtype: Any = jnp.float32,
     axis_name: str | None = None,
     *,
-    latent_dim: int = 128,
-    channels: int = 64,
-    channel_multipliers: Sequence[int] = (),
-    num_blocks: int = 1,
-    encoder: str = "gaussian",
+    network: Section("autoencoder") = {"name": "resnet"},  # noqa: B006 (read only)
+    latent_dim: Count = 128,
+    encoder: Literal["gaussian", "deterministic"] = "gaussian",
     alpha: float = 1.0,
-    mmd_weight: float = 10_000.0,
-    kernel: str = "imq",
-    bandwidth: float | str = "prior",
-    estimator: str = "unbiased",
-    likelihood_variance: float = 0.02,
+    mmd_weight: NonNegative = 10_000.0,
+    kernel: Literal["rbf", "imq"] = "imq",
+    bandwidth: Positive | Literal["authors", "prior"] = "prior",
+    estimator: Literal["unbiased", "biased"] = "unbiased",
+    likelihood_variance: Positive = 0.02,
 ) -> Model:
-    """The MMD-VAE on the networks of the ConvVAE (which see, for latent_dim to num_blocks).
+    """The MMD-VAE on the networks of the ConvVAE (which see, for network and latent_dim).
 
     encoder: "gaussian", or "deterministic", which has no posterior and no likelihoods. alpha, mmd_weight (lambda): see above.
     kernel: "rbf" or "imq"; its bandwidth: a number in units of |z - z'|^2, or "authors" (latent_dim^2), or "prior"
@@ -107,11 +108,10 @@ def make(
     The MMD compares the batch, over all devices, with as many draws from the prior. Raises InputError for unknown names, for
     values out of range, for images that cannot be halved once per multiplier, and for labels.
     """
-    similarity = _choose(KERNELS, "kernel", kernel)(_bandwidth(bandwidth, latent_dim))
-    _choose(ESTIMATORS, "estimator", estimator)
-    features = _choose({"gaussian": 2, "deterministic": 1}, "encoder", encoder) * latent_dim
-    _check(encoder, alpha, mmd_weight, likelihood_variance)
-    net = resnet_autoencoder(image_shape, latent_dim, features, channels, channel_multipliers, num_blocks, dtype)
+    _check(encoder, alpha, mmd_weight)
+    similarity = KERNELS[kernel](BANDWIDTHS[bandwidth](latent_dim) if isinstance(bandwidth, str) else bandwidth)
+    features = {"gaussian": 2, "deterministic": 1}[encoder] * latent_dim
+    net = with_labels(autoencoder(network, image_shape, latent_dim, features, dtype), None)
     posterior = gaussian_posterior(net.encode) if encoder == "gaussian" else None
 
     def draw(params, keys, x):
@@ -123,7 +123,7 @@ def make(
 
     def loss(params, state, key, batch, *, step, train):
         del key, step, train  # nothing is dropped, scheduled or remembered
-        posterior_keys, prior_keys = jax.vmap(jax.random.split, out_axes=1)(batch.keys)
+        posterior_keys, prior_keys = streams(batch.keys, "latent", "prior")
         z, kl = draw(params, posterior_keys, batch.x)
         x_mean = net.decode(params, z)
         log_likelihood = gaussian_log_prob(batch.x, x_mean, likelihood_variance)
@@ -139,37 +139,17 @@ def make(
             value += (1 - alpha) * metrics["kl"]
         return value, (state, metrics)
 
-    def init(key: Key, batch: Batch) -> Variables:
-        return Variables(net.init(key, batch.x))
-
     return latent_model(
-        init,
+        net,
         Objective("mmd_vae", loss),
+        image_shape,
         latent_dim,
-        net.decode,
         posterior=posterior,
-        encode=net.encode,
         likelihoods=bounds(posterior, net.decode, lambda _: likelihood_variance) if posterior else (),
     )
 
 
-def _bandwidth(bandwidth, latent_dim):
-    if isinstance(bandwidth, str):
-        return _choose(BANDWIDTHS, "bandwidth", bandwidth)(latent_dim)
-    if not bandwidth > 0:
-        raise InputError(f"bandwidth={bandwidth} must be above 0 (or one of {', '.join(BANDWIDTHS)})")
-    return bandwidth
-
-
-def _choose(table, option, name):
-    if name not in table:
-        raise InputError(f"{option}={name!r} is unknown; known: {', '.join(table)}")
-    return table[name]
-
-
-def _check(encoder, alpha, mmd_weight, likelihood_variance):
-    if not likelihood_variance > 0:
-        raise InputError(f"likelihood_variance={likelihood_variance} must be above 0")
+def _check(encoder: str, alpha: float, mmd_weight: float) -> None:
     if alpha > 1 or alpha + mmd_weight < 1:
         raise InputError(
             f"alpha={alpha}, mmd_weight={mmd_weight} reward what they should penalise: alpha <= 1 <= alpha + mmd_weight"

@@ -17,22 +17,23 @@ As q(codes | x) is a point mass, p(c) P(x | c) with the codes c of x is one term
 P(x | c) is a discretized Gaussian about the decoder's output; its variance is the mean squared error, as a running mean.
 """
 
-from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax.lax import stop_gradient
-from jax.scipy.special import logsumexp
 from jaxtyping import Array, Float, Int
 
-from gm_jax.core import Batch, Codes, Key, Likelihood, Model, Objective, Variables, batch_gather
-from gm_jax.diffusion.discretized import discretized_gaussian_log_prob
+from gm_jax.conditioning import check_labels, classes_of, draw_labels
+from gm_jax.core import Batch, Codes, Key, Likelihood, Model, Objective, Variables, batch_gather, streams
+from gm_jax.densities import discretized_gaussian_log_prob, marginal_over_classes
 from gm_jax.errors import InputError
 from gm_jax.images import to_float
+from gm_jax.nets import codebook as codebooks
 from gm_jax.nets import pixelcnn
 from gm_jax.nets.codebook import CODEBOOKS, Codebook, choose_vectors, perplexity, restart_dead_codes, vector_quantize
 from gm_jax.nets.vqvae_nets import Decoder, Encoder, code_grid
+from gm_jax.settings import Count, Decay, NonNegative, Whole, checked
 
 VARIANCE_DECAY = 0.99  # of the running mean that the likelihood uses, per training step
 MIN_VARIANCE = 1 / 255**2  # half a uint8 level in [-1, 1]: a finer density says nothing about uint8 images
@@ -54,26 +55,27 @@ class Settings(NamedTuple):
     axis_name: str | None
 
 
+@checked
 def make(
-    image_shape: Sequence[int],
+    image_shape: tuple[int, ...],
     num_classes: int | None = None,
     dtype: jnp.dtype = jnp.float32,
     axis_name: str | None = None,
     *,
-    autoencoder_steps: int = 50_000,
-    num_codes: int = 512,
-    code_dim: int = 64,
-    channels: int = 128,
-    halvings: int = 2,
-    num_blocks: int = 2,
-    commitment: float = 0.25,
-    codebook: str = "ema",
-    codebook_decay: float = 0.99,
-    restart_below: float = 0.03,
+    autoencoder_steps: Count = 50_000,
+    num_codes: Count = 512,
+    code_dim: Count = 64,
+    channels: Count = 128,
+    halvings: Count = 2,
+    num_blocks: Whole = 2,
+    commitment: NonNegative = 0.25,
+    codebook: Literal["ema", "loss"] = "ema",
+    codebook_decay: Decay = 0.99,
+    restart_below: NonNegative = 0.03,
     class_conditional: bool = False,
-    prior_channels: int = 128,
-    prior_layers: int = 12,
-    prior_reach: int = 1,
+    prior_channels: Count = 128,
+    prior_layers: Count = 12,
+    prior_reach: Count = 1,
 ) -> Model:
     """VQ-VAE and prior; by default Sonnet's networks and settings, which give an 8x8 grid of codes for 32x32 images.
 
@@ -90,12 +92,7 @@ def make(
 
     Raises InputError for values out of range, images that cannot be halved so often, and labels where there is no use for them.
     """
-    _check(codebook, codebook_decay, autoencoder_steps, class_conditional, num_classes)
-    at_least_zero = {"commitment": commitment, "restart_below": restart_below}
-    for name, value in at_least_zero.items():
-        if value < 0:
-            raise InputError(f"{name}={value} must not be negative")
-    classes = num_classes if class_conditional else None
+    classes = classes_of(num_classes, class_conditional)
     s = Settings(
         encoder=Encoder(code_dim, channels, halvings, num_blocks, dtype),
         decoder=Decoder(image_shape[-1], channels, halvings, num_blocks, dtype),
@@ -113,21 +110,21 @@ def make(
 
     def encode(variables: Variables, keys: Key, x, labels=None):
         del keys  # the nearest code is certain
-        _check_labels(labels, classes)
+        check_labels(labels, classes)
         return _encode(s, variables.params, variables.state, x)
 
     def decode(variables: Variables, keys: Key, codes, labels=None):
         del keys  # the mean is decoded, nothing is drawn
-        _check_labels(labels, classes)
+        check_labels(labels, classes)
         return jnp.clip(_decode(s, variables.params, variables.state, codes), -1, 1)
 
     def sample(variables: Variables, keys: Key, labels=None, *, temperature: float = 1.0):
         _check_temperature(temperature)
-        _check_labels(labels, classes)
+        check_labels(labels, classes)
+        label_keys, code_keys = streams(keys, "labels", "codes")
         if classes is not None and labels is None:
-            label_keys = jax.vmap(jax.random.fold_in, (0, None))(keys, positions)  # the codes use 0 .. positions - 1
-            labels = jax.vmap(lambda key: jax.random.randint(key, (), 0, classes))(label_keys)
-        codes = pixelcnn.sample(s.prior, variables.params["prior"], keys, s.grid, labels, temperature)
+            labels = draw_labels(label_keys, classes)
+        codes = pixelcnn.sample(s.prior, variables.params["prior"], code_keys, s.grid, labels, temperature)
         return decode(variables, keys, codes)
 
     def nfe(temperature: float = 1.0) -> int:
@@ -140,7 +137,7 @@ def make(
     return Model(
         init=_init(s, image_shape),
         objectives=(
-            Objective("vqvae", _autoencoder_loss(s), "autoencoder", stop=autoencoder_steps),
+            Objective("vqvae", _autoencoder_loss(s), "autoencoder", stop=autoencoder_steps, after=_after(s)),
             Objective("prior", _prior_loss(s), "prior", start=autoencoder_steps),
         ),
         sample=sample,
@@ -148,6 +145,7 @@ def make(
         encode=encode,
         decode=decode,
         posterior=posterior,
+        num_classes=classes,
         likelihoods=_likelihoods(s, classes),
     )
 
@@ -167,14 +165,20 @@ def _init(s: Settings, image_shape):
             "prior": s.prior.init(prior_key, codes, labels)["params"],
         }
         variance = jnp.maximum(batch.x.var(), MIN_VARIANCE)
-        return Variables(params, {"codebook": codebook_state, "data_variance": variance, "likelihood_variance": variance})
+        state = {"codebook": codebook_state, "data_variance": variance, "likelihood_variance": variance}
+        return Variables(params, {**state, "restarted": jnp.zeros(()), "seen": _nothing_seen(s)})
 
     return init
 
 
 def _scores(s: Settings, batch: Batch):
     """A random number for every position of every image, by the image's own key."""
-    return jax.vmap(lambda key: jax.random.uniform(key, s.grid))(batch.keys)
+    return jax.vmap(lambda key: jax.random.uniform(key, s.grid))(*streams(batch.keys, "scores"))
+
+
+def _nothing_seen(s: Settings):
+    codes, zero = codebooks.nothing_seen(s.num_codes, s.encoder.features), jnp.zeros(())
+    return {"codes": codes, "mse": zero, "microbatches": zero}
 
 
 def _vectors(s: Settings, params, state):
@@ -210,22 +214,32 @@ def _autoencoder_loss(s: Settings):
 
         z, indices = (batch_gather(a, s.axis_name) for a in (stop_gradient(z), indices))
         metrics["perplexity"] = perplexity(indices, s.num_codes)
+        metrics["restarted"] = state["restarted"]  # codes, at the end of the update before
         if train:
-            state, metrics["restarted"] = _next_state(s, params, state, z, indices, mse, batch)
+            scores, error = (batch_gather(a, s.axis_name) for a in (_scores(s, batch), stop_gradient(mse)[None]))
+            seen = state["seen"]
+            codes = codebooks.see(seen["codes"], z, indices, scores)
+            seen = {"codes": codes, "mse": seen["mse"] + error.mean(), "microbatches": seen["microbatches"] + 1}
+            state = {**state, "seen": seen}
         return total, (state, metrics)
 
     return loss
 
 
-def _next_state(s: Settings, params, state, z, indices, mse, batch: Batch):
-    """(the state after a step of stage one, how many codes were restarted), of the global batch."""
-    autoencoder = stop_gradient(params["autoencoder"])
-    mse = batch_gather(stop_gradient(mse)[None], s.axis_name).mean()
-    codebook = s.book.update(state["codebook"], z, indices, s.decay)
-    vectors = choose_vectors(batch_gather(_scores(s, batch), s.axis_name), z, s.num_codes)
-    codebook, dead = restart_dead_codes(s.book, autoencoder, codebook, vectors, s.restart_below)
-    variance = VARIANCE_DECAY * state["likelihood_variance"] + (1 - VARIANCE_DECAY) * jnp.maximum(mse, MIN_VARIANCE)
-    return {**state, "codebook": codebook, "likelihood_variance": variance}, dead.sum().astype(jnp.float32)
+def _after(s: Settings):
+    """The running means moved by what an update has seen, once however many microbatches it had, and dead codes restarted."""
+
+    def after(params, state, *, step):
+        seen = state["seen"]
+        codebook = s.book.update(state["codebook"], seen["codes"], s.decay)
+        vectors = codebooks.some_vectors(seen["codes"])
+        codebook, dead = restart_dead_codes(s.book, params["autoencoder"], codebook, vectors, s.restart_below)
+        mse = jnp.maximum(seen["mse"] / seen["microbatches"], MIN_VARIANCE)
+        variance = codebooks.running_mean(state["likelihood_variance"], mse, VARIANCE_DECAY)
+        moved = {"codebook": codebook, "likelihood_variance": variance, "restarted": dead.sum().astype(jnp.float32)}
+        return {**state, **moved, "seen": _nothing_seen(s)}
+
+    return after
 
 
 def _prior_loss(s: Settings):
@@ -252,37 +266,20 @@ def _likelihoods(s: Settings, classes: int | None):
 
         if classes is None or labels is not None:
             return nats(labels)
-        by_class = jax.lax.map(lambda label: nats(jnp.full(len(codes), label)), jnp.arange(classes))
-        return jnp.log(classes) - logsumexp(-by_class, axis=0)
+        return marginal_over_classes(nats, len(codes), classes)
 
     def code_nats(variables: Variables, keys: Key, images, labels=None):
-        _check_labels(labels, classes)
+        check_labels(labels, classes)
         return prior_nats(variables, _encode(s, variables.params, variables.state, to_float(images)), labels)
 
     def elbo_nats(variables: Variables, keys: Key, images, labels=None):
-        _check_labels(labels, classes)
+        check_labels(labels, classes)
         codes = _encode(s, variables.params, variables.state, to_float(images))
         x_mean = _decode(s, variables.params, variables.state, codes)
         log_likelihood = discretized_gaussian_log_prob(images, x_mean, variables.state["likelihood_variance"])
         return prior_nats(variables, codes, labels) - log_likelihood.sum((1, 2, 3))
 
     return Likelihood("elbo", "bound", elbo_nats), Likelihood("codes", "code", code_nats)
-
-
-def _check(codebook, codebook_decay, autoencoder_steps, class_conditional, num_classes):
-    if codebook not in CODEBOOKS:
-        raise InputError(f"unknown codebook {codebook!r}; choose {' or '.join(CODEBOOKS)}")
-    if not 0 <= codebook_decay < 1:
-        raise InputError(f"codebook_decay={codebook_decay} must lie in [0, 1)")
-    if autoencoder_steps < 1:
-        raise InputError(f"autoencoder_steps={autoencoder_steps} must be at least 1")
-    if class_conditional and num_classes is None:
-        raise InputError("class_conditional=True needs labels, which this data set has not; set it to False")
-
-
-def _check_labels(labels: Any, classes: int | None) -> None:
-    if labels is not None and classes is None:
-        raise InputError("this VQ-VAE is unconditional: leave labels at None, or train it with class_conditional=True")
 
 
 def _check_temperature(temperature: float) -> None:

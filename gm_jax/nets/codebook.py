@@ -29,17 +29,17 @@ def vector_quantize(
     return z + stop_gradient(codebook[indices] - z), indices
 
 
-def ema_statistics(
-    usage: Float[Array, " code"],
-    sums: Float[Array, "code d"],
-    z: Float[Array, "*shape d"],
-    indices: Int[Array, "*shape"],
-    decay: float,
+def assignments(
+    z: Float[Array, "*shape d"], indices: Int[Array, "*shape"], num_codes: int
 ) -> tuple[Float[Array, " code"], Float[Array, "code d"]]:
-    """Running means of N_k, how many vectors a batch assigns to code k, and m_k, their sum (appendix A.1, eq. 6, 7)."""
-    assigned = jax.nn.one_hot(indices.reshape(-1), len(usage))
-    totals = jnp.matmul(assigned.T, z.reshape(-1, z.shape[-1]), precision="highest")
-    return decay * usage + (1 - decay) * assigned.sum(0), decay * sums + (1 - decay) * totals
+    """n_k, how many vectors are assigned to code k, and their sum (appendix A.1)."""
+    assigned = jax.nn.one_hot(indices.reshape(-1), num_codes)
+    return assigned.sum(0), jnp.matmul(assigned.T, z.reshape(-1, z.shape[-1]), precision="highest")
+
+
+def running_mean(old: Array, new: Array, decay: float) -> Array:
+    """Of N_k and m_k over the updates (appendix A.1, eq. 6, 7)."""
+    return decay * old + (1 - decay) * new
 
 
 def smoothed_codebook(usage: Float[Array, " code"], sums: Float[Array, "code d"]) -> Float[Array, "code d"]:
@@ -61,6 +61,39 @@ def choose_vectors(scores: Float[Array, "*shape"], z: Float[Array, "*shape d"], 
     return z.reshape(-1, z.shape[-1])[jnp.resize(order, count)]
 
 
+# --- what an update sees, over its microbatches -------------------------------------------------------------------------------
+
+
+class Seen(NamedTuple):
+    """Sums over the microbatches of one update, and some of their vectors: those that were given the lowest scores."""
+
+    counts: Float[Array, " code"]
+    totals: Float[Array, "code d"]
+    scores: Float[Array, " code"]  # infinite where there is no vector yet
+    vectors: Float[Array, "code d"]
+
+
+def nothing_seen(num_codes: int, dim: int) -> Seen:
+    """Before the first microbatch."""
+    zeros = jnp.zeros((num_codes, dim))
+    return Seen(jnp.zeros(num_codes), zeros, jnp.full(num_codes, jnp.inf), zeros)
+
+
+def see(seen: Seen, z: Float[Array, "*shape d"], indices: Int[Array, "*shape"], scores: Float[Array, "*shape"]) -> Seen:
+    """After one more microbatch, with a random score for every vector: the same for the whole as for its parts in turn."""
+    counts, totals = assignments(z, indices, len(seen.counts))
+    scores = jnp.concatenate([seen.scores, scores.reshape(-1)])
+    vectors = jnp.concatenate([seen.vectors, z.reshape(-1, z.shape[-1])])
+    lowest = jnp.argsort(scores)[: len(seen.counts)]
+    return Seen(seen.counts + counts, seen.totals + totals, scores[lowest], vectors[lowest])
+
+
+def some_vectors(seen: Seen) -> Float[Array, "code d"]:
+    """As many of the vectors as there are codes; from the first again where there are fewer."""
+    found = jnp.isfinite(seen.scores).sum()
+    return seen.vectors[jnp.arange(len(seen.scores)) % jnp.maximum(found, 1)]
+
+
 # --- where the codebook is kept, and how it moves -----------------------------------------------------------------------------
 
 
@@ -69,13 +102,13 @@ class Codebook(NamedTuple):
 
     init: Callable[[Array, Array], tuple[PyTree, PyTree]]  # (vectors [code, d], usage [code]) -> params, state
     vectors: Callable[[PyTree, PyTree], Array]  # (params, state) -> [code, d]
-    update: Callable[[PyTree, Array, Array, float], PyTree]  # (state, z, indices, decay) -> state
+    update: Callable[[PyTree, Seen, float], PyTree]  # (state, seen, decay) -> state
     restart: Callable[[PyTree, PyTree, Array, Array], PyTree]  # (params, state, dead [code], vectors [code, d]) -> state
 
 
 def _ema_codebook() -> Codebook:
-    def update(state, z, indices, decay):
-        usage, sums = ema_statistics(state["usage"], state["sums"], z, indices, decay)
+    def update(state, seen, decay):
+        usage, sums = running_mean(state["usage"], seen.counts, decay), running_mean(state["sums"], seen.totals, decay)
         return {"usage": usage, "sums": sums}
 
     def restart(params, state, dead, vectors):
@@ -93,9 +126,8 @@ def _ema_codebook() -> Codebook:
 def _loss_codebook() -> Codebook:
     """By gradient. What the optimizer moves cannot be set, so a restart goes into an offset that is added to it."""
 
-    def update(state, z, indices, decay):
-        usage, _ = ema_statistics(state["usage"], jnp.zeros_like(state["offset"]), z, indices, decay)
-        return {**state, "usage": usage}
+    def update(state, seen, decay):
+        return {**state, "usage": running_mean(state["usage"], seen.counts, decay)}
 
     def restart(params, state, dead, vectors):
         return {**state, "offset": jnp.where(dead[:, None], vectors - params["codebook"], state["offset"])}

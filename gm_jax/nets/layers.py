@@ -1,8 +1,28 @@
 """Operations that several networks share."""
 
+import math
+
+import flax.linen as nn
+import jax.numpy as jnp
 from jaxtyping import Array, Float
+
+
+def group_norm(channels: int, dtype: jnp.dtype, most: int = 32, name: str | None = None) -> nn.GroupNorm:
+    """Group normalisation in `most` groups, or in fewer of at least four channels each; its statistics are float32 always.
+
+    Normalising every channel by itself would hide how strong it is against the others.
+    """
+    groups = math.gcd(channels, min(most, max(1, channels // 4)))
+    return nn.GroupNorm(groups, epsilon=1e-6, dtype=dtype, name=name)
 
 
 def upsample_nearest(x: Float[Array, "batch height width channel"]) -> Float[Array, "batch 2*height 2*width channel"]:
     """Doubles height and width by repeating pixels."""
     return x.repeat(2, axis=1).repeat(2, axis=2)
+
+
+def depth_to_space(x: Float[Array, "batch height width 4*channel"]) -> Float[Array, "batch 2*height 2*width channel"]:
+    """Each position's channels become a 2x2 patch (Shi et al. 2016, sub-pixel convolution)."""
+    batch, height, width, channels = x.shape
+    x = x.reshape(batch, height, width, 2, 2, channels // 4).transpose(0, 1, 3, 2, 4, 5)
+    return x.reshape(batch, 2 * height, 2 * width, channels // 4)

@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from gm_jax.errors import InputError
 from gm_jax.nets.unet import check_divisible
 from gm_jax.nets.winograd import conv_general_dilated
 
@@ -37,7 +38,15 @@ class RefineNet(nn.Module):
     dtype: jnp.dtype = jnp.float32
 
     @nn.compact
-    def __call__(self, x: FeatureMap, level: Float[Array, " *batch"], train: bool = False) -> FeatureMap:
+    def __call__(
+        self,
+        x: FeatureMap,
+        level: Float[Array, " *batch"],
+        condition: Float[Array, "batch size"] | None = None,
+        train: bool = False,
+    ) -> FeatureMap:
+        if condition is not None:
+            raise InputError("network refinenet takes no labels; set class_conditional=False, or take unet")
         check_divisible(x.shape[1:3], self.channel_multipliers[:2])
         conditional = self.num_levels is not None
         levels = level_weights(jnp.broadcast_to(level, x.shape[:1]) if conditional else jnp.zeros(len(x)), self.num_levels or 1)

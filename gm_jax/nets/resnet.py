@@ -5,18 +5,14 @@ Every stage halves the grid, also the first: no block runs at full resolution, w
 mirrors the encoder.
 """
 
-import math
-from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from collections.abc import Sequence
 
 import flax.linen as nn
-import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from gm_jax.core import Key, PyTree
 from gm_jax.errors import InputError
-from gm_jax.nets.layers import upsample_nearest
+from gm_jax.nets.layers import depth_to_space, group_norm, upsample_nearest
 
 SMALLEST_GRID = 4
 LARGEST_MULTIPLIER = 4
@@ -49,12 +45,6 @@ def lowest_grid(image_shape: Sequence[int], multipliers: Sequence[int]) -> tuple
     return height // factor, width // factor
 
 
-def group_norm(channels: int, dtype: jnp.dtype) -> nn.GroupNorm:
-    """Group normalisation with float32 statistics."""
-    # at least 4 channels a group: normalising each by itself would hide how strong it is against the others
-    return nn.GroupNorm(num_groups=max(1, math.gcd(channels, 32) // 4), dtype=dtype)  # its statistics are float32 always
-
-
 class ResidualBlock(nn.Module):
     """x + f(x), where f is (norm, swish, 3x3 convolution) twice. The second convolution starts at zero: the identity."""
 
@@ -63,9 +53,9 @@ class ResidualBlock(nn.Module):
     @nn.compact
     def __call__(self, x: Float[Array, "batch height width channel"]) -> Float[Array, "batch height width channel"]:
         channels = x.shape[-1]
-        h = nn.swish(group_norm(channels, self.dtype)(x))
+        h = nn.swish(group_norm(channels, self.dtype, most=8)(x))
         h = nn.Conv(channels, (3, 3), dtype=self.dtype)(h)
-        h = nn.swish(group_norm(channels, self.dtype)(h))
+        h = nn.swish(group_norm(channels, self.dtype, most=8)(h))
         return x + nn.Conv(channels, (3, 3), kernel_init=nn.initializers.zeros, dtype=self.dtype)(h)
 
 
@@ -89,7 +79,7 @@ class Encoder(nn.Module):
             x = nn.Conv(self.channels * multiplier, kernel, strides=2, dtype=self.dtype)(x)
             for _ in range(self.num_blocks):
                 x = ResidualBlock(self.dtype)(x)
-        x = nn.swish(group_norm(x.shape[-1], self.dtype)(x))
+        x = nn.swish(group_norm(x.shape[-1], self.dtype, most=8)(x))
         return nn.Dense(self.features, dtype=self.dtype)(x.reshape(len(x), -1)).astype(jnp.float32)
 
 
@@ -116,53 +106,6 @@ class Decoder(nn.Module):
                 x = upsample_nearest(nn.Dense(self.channels * multiplier, dtype=self.dtype)(x))
             for _ in range(self.num_blocks):
                 x = ResidualBlock(self.dtype)(x)
-        x = nn.swish(group_norm(x.shape[-1], self.dtype)(x))
+        x = nn.swish(group_norm(x.shape[-1], self.dtype, most=8)(x))
         x = nn.Conv(4 * self.image_shape[-1], (3, 3), kernel_init=nn.initializers.zeros, dtype=self.dtype)(x)
         return depth_to_space(x).astype(jnp.float32)
-
-
-class Autoencoder(NamedTuple):
-    """An encoder and a decoder as pure functions of their parameters."""
-
-    init: Callable[[Key, Array], PyTree]  # (key, x) -> params, in the groups "encoder" and "decoder"
-    encode: Callable[[PyTree, Array], Array]  # (params, x) -> [batch, features]
-    decode: Callable[[PyTree, Array], Array]  # (params, z) -> image, unbounded
-
-
-def resnet_autoencoder(
-    image_shape: Sequence[int],
-    latent_dim: int,
-    features: int,
-    channels: int,
-    channel_multipliers: Sequence[int] = (),
-    num_blocks: int = 1,
-    dtype: jnp.dtype = jnp.float32,
-) -> Autoencoder:
-    """An `Encoder` to `features` numbers (mean and logvar, say) and a `Decoder` of `latent_dim` numbers.
-
-    No multipliers: the default ones of this size. Raises InputError where the image cannot be halved once per multiplier.
-    """
-    multipliers = tuple(channel_multipliers or default_multipliers(image_shape))
-    lowest_grid(image_shape, multipliers)
-    encoder = Encoder(features, channels, multipliers, num_blocks, dtype)
-    decoder = Decoder(tuple(image_shape), channels, multipliers, num_blocks, dtype)
-
-    def init(key, x):
-        encoder_key, decoder_key = jax.random.split(key)
-        z = jnp.zeros((1, latent_dim))
-        return {"encoder": encoder.init(encoder_key, x[:1])["params"], "decoder": decoder.init(decoder_key, z)["params"]}
-
-    def encode(params, x):
-        return encoder.apply({"params": params["encoder"]}, x)
-
-    def decode(params, z):
-        return decoder.apply({"params": params["decoder"]}, z)
-
-    return Autoencoder(init, encode, decode)
-
-
-def depth_to_space(x: Float[Array, "batch height width 4*channel"]) -> Float[Array, "batch 2*height 2*width channel"]:
-    """Each position's channels become a 2x2 patch (Shi et al. 2016, sub-pixel convolution)."""
-    batch, height, width, channels = x.shape
-    x = x.reshape(batch, height, width, 2, 2, channels // 4).transpose(0, 1, 3, 2, 4, 5)
-    return x.reshape(batch, 2 * height, 2 * width, channels // 4)

@@ -15,7 +15,7 @@ from jaxtyping import Array, Float
 
 from gm_jax.errors import InputError
 from gm_jax.nets.attention import attention
-from gm_jax.nets.layers import upsample_nearest
+from gm_jax.nets.layers import group_norm, upsample_nearest
 from gm_jax.nets.winograd import conv_general_dilated
 
 FeatureMap = Float[Array, "batch height width channel"]
@@ -25,7 +25,9 @@ zeros = nn.initializers.zeros
 
 
 class UNet(nn.Module):
-    """(x [b,H,W,C], t [b] or scalar, train) -> float32 [b,H,W,out_channels]. All zeros at initialisation.
+    """(x [b,H,W,C], t [b] or scalar, condition [b,size] or None, train) -> float32 [b,H,W,out_channels]. All zeros at first.
+
+    A condition (a one-hot label, say) is added to the time embedding through a matrix of its own, without bias.
 
     `channel_multipliers` gives one resolution each, halved from one to the next; H and W must be divisible by
     2^(len(channel_multipliers) - 1), else InputError. `attention_resolutions` names heights of feature maps. Weights are
@@ -43,9 +45,17 @@ class UNet(nn.Module):
     dtype: jnp.dtype = jnp.float32
 
     @nn.compact
-    def __call__(self, x: FeatureMap, t: Float[Array, " *batch"], train: bool = False) -> FeatureMap:
+    def __call__(
+        self,
+        x: FeatureMap,
+        t: Float[Array, " *batch"],
+        condition: Float[Array, "batch size"] | None = None,
+        train: bool = False,
+    ) -> FeatureMap:
         check_divisible(x.shape[1:3], self.channel_multipliers)
         emb = TimeEmbedding(self.channels, self.dtype, name="time")(jnp.broadcast_to(t, x.shape[:1]))
+        if condition is not None:
+            emb = emb + nn.Dense(emb.shape[-1], use_bias=False, dtype=self.dtype, name="condition")(condition)
         res_block = nn.remat(ResBlock, static_argnums=(3,)) if self.remat else ResBlock
         last = len(self.channel_multipliers) - 1
 
@@ -76,7 +86,7 @@ class UNet(nn.Module):
             if level > 0:
                 h = conv(h.shape[-1], self.dtype, name=f"up{level}_upsample")(upsample_nearest(h))
 
-        h = nn.swish(group_norm(self.dtype, h.shape[-1], name="norm_out")(h)).astype(jnp.float32)
+        h = nn.swish(group_norm(h.shape[-1], self.dtype, name="norm_out")(h)).astype(jnp.float32)
         return conv(self.out_channels, kernel_init=zeros, name="conv_out")(h)
 
 
@@ -118,10 +128,10 @@ class ResBlock(nn.Module):
 
     @nn.compact
     def __call__(self, x: FeatureMap, emb: Float[Array, "batch embedding"], train: bool) -> FeatureMap:
-        h = nn.swish(group_norm(self.dtype, x.shape[-1], name="norm0")(x))
+        h = nn.swish(group_norm(x.shape[-1], self.dtype, name="norm0")(x))
         h = conv(self.channels, self.dtype, name="conv0")(h)
         h = h + dense(self.channels, self.dtype, name="time")(nn.swish(emb))[:, None, None, :]
-        h = nn.swish(group_norm(self.dtype, self.channels, name="norm1")(h))
+        h = nn.swish(group_norm(self.channels, self.dtype, name="norm1")(h))
         h = nn.Dropout(self.dropout, deterministic=not train)(h)
         h = conv(self.channels, self.dtype, kernel_init=zeros, name="conv1")(h)
         if x.shape[-1] != self.channels:
@@ -137,7 +147,7 @@ class AttentionBlock(nn.Module):
     @nn.compact
     def __call__(self, x: FeatureMap) -> FeatureMap:
         batch, height, width, channels = x.shape
-        h = group_norm(self.dtype, channels, name="norm")(x).reshape(batch, height * width, channels)
+        h = group_norm(channels, self.dtype, name="norm")(x).reshape(batch, height * width, channels)
         query, key, value = (dense(channels, self.dtype, name=name)(h) for name in ("query", "key", "value"))
         h = dense(channels, self.dtype, kernel_init=zeros, name="out")(attention(query, key, value))
         return x + h.reshape(x.shape)
@@ -165,12 +175,6 @@ def conv(
 def dense(channels: int, dtype: jnp.dtype, kernel_init: Callable = uniform_fan_avg, name: str | None = None) -> nn.Dense:
     """A dense layer over the last axis, which on feature maps is a 1x1 convolution."""
     return nn.Dense(channels, dtype=dtype, kernel_init=kernel_init, name=name)
-
-
-def group_norm(dtype: jnp.dtype, channels: int, name: str | None = None) -> nn.GroupNorm:
-    """32 groups as in the paper, fewer where a group would have under four channels. Statistics are float32."""
-    groups = math.gcd(channels, min(32, max(1, channels // 4)))
-    return nn.GroupNorm(groups, epsilon=1e-6, dtype=dtype, name=name)
 
 
 def fitting_multipliers(size: tuple[int, int], channel_multipliers: tuple[int, ...]) -> tuple[int, ...]:

@@ -13,6 +13,8 @@ from gm_jax.errors import InputError
 
 def code_grid(image_shape: Sequence[int], halvings: int) -> tuple[int, int]:
     """Height and width of the latent. Raises InputError where the image cannot be halved so often, or `halvings` is below 1."""
+    if len(image_shape) != 3:
+        raise InputError(f"the VQ-VAE is for images, not for points of {image_shape[0]} numbers")
     height, width, _ = image_shape
     if halvings < 1 or height % 2**halvings or width % 2**halvings:
         raise InputError(f"halvings={halvings} does not fit images of {height}x{width}: take fewer (at least 1), or resize")

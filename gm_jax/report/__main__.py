@@ -10,8 +10,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from gm_jax.errors import InputError
-from gm_jax.images import write_atomically
 from gm_jax.report import page, runs
+from gm_jax.system.files import write_atomically
 
 
 def write(patterns: Sequence[str], out: Path, remarks: Sequence[str] = ()) -> tuple[Path, list[Path]]:

@@ -6,9 +6,9 @@ from typing import Any, NamedTuple
 import jinja2
 
 import gm_jax
-from gm_jax.report import pictures, plots, published, tables
+from gm_jax.report import gallery, plots, published, tables
 from gm_jax.report.names import meaning
-from gm_jax.report.runs import Run, provenance
+from gm_jax.report.runs import Reported, provenance
 
 LEGEND = (
     'A column is one protocol. ± is a standard error, with "s.d." a standard deviation over sets, subsets or splits of the '
@@ -21,12 +21,12 @@ class DataSet(NamedTuple):
     """What the report says of one data set."""
 
     name: str
-    runs: list[Run]
+    runs: list[Reported]
     table: tables.Table
     costs: tuple[list[str], list[list[str]]]
     published: list[published.Source]
     plots: list[tuple[str, str, list[plots.Plot]]]  # heading, explanation, plots
-    pictures: list[pictures.Section]
+    pictures: list[gallery.Section]
 
     @property
     def groups(self) -> list[tuple[str, int]]:
@@ -46,7 +46,7 @@ PLOTS = {
 }
 
 
-def collect(runs: Sequence[Run]) -> list[DataSet]:
+def collect(runs: Sequence[Reported]) -> list[DataSet]:
     """The contents of the report, data set by data set: numbers of different data never meet."""
     found = []
     for name, members in tables.by_data_set([run.summary for run in runs]).items():
@@ -62,7 +62,7 @@ def collect(runs: Sequence[Run]) -> list[DataSet]:
                 costs=tables.costs(labelled),
                 published=published.of(name, models),
                 plots=[part for part in drawn if part[2]],
-                pictures=pictures.sections(of_data),
+                pictures=gallery.sections(of_data),
             )
         )
     return found
@@ -83,7 +83,7 @@ def html(data_sets: Sequence[DataSet], remarks: Sequence[str] = ()) -> str:
         "version": gm_jax.__version__,
         "meaning": meaning,
         "figures": published.figures,
-        "data_uri": pictures.data_uri,
+        "data_uri": gallery.data_uri,
         "provenance": provenance,
         "absent": tables.ABSENT,
     }

@@ -16,7 +16,7 @@ from matplotlib.ticker import EngFormatter, LogLocator, NullFormatter
 
 from gm_jax.report import tables
 from gm_jax.report.names import OTHER, REPRESENTATION, is_distance, meaning
-from gm_jax.report.runs import Run
+from gm_jax.report.runs import Reported
 
 # told apart by colour-blind eyes
 COLOURS = ["#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00", "#555555", "#8c564b"]
@@ -44,12 +44,12 @@ class Plot(NamedTuple):
 Line = tuple[str, str, Sequence[float], Sequence[float], dict[str, Any]]  # label, colour, x, y, further options of Axes.plot
 
 
-def colours(runs: Sequence[Run]) -> dict[str, str]:
+def colours(runs: Sequence[Reported]) -> dict[str, str]:
     """Label -> colour, the same in all plots."""
     return {run.label: COLOURS[i % len(COLOURS)] for i, run in enumerate(runs)}
 
 
-def training_curves(runs: Sequence[Run]) -> list[Plot]:
+def training_curves(runs: Sequence[Reported]) -> list[Plot]:
     """The loss of each objective over the images seen, on training batches and (dashed) on held-out images."""
     palette = colours(runs)
     objectives = {key.removeprefix("heldout/") for run in runs for line in run.log for key in line if key.endswith("/loss")}
@@ -64,7 +64,7 @@ def training_curves(runs: Sequence[Run]) -> list[Plot]:
     return plots
 
 
-def metrics_over_training(runs: Sequence[Run]) -> list[Plot]:
+def metrics_over_training(runs: Sequence[Reported]) -> list[Plot]:
     """Proxy metrics of metrics.jsonl, and metrics that were measured at several checkpoints, over the images seen."""
     palette = colours(runs)
     plots = []
@@ -87,7 +87,7 @@ def metrics_over_training(runs: Sequence[Run]) -> list[Plot]:
     return plots
 
 
-def quality_against_cost(runs: Sequence[Run]) -> list[Plot]:
+def quality_against_cost(runs: Sequence[Reported]) -> list[Plot]:
     """The Fréchet distance over the network evaluations a sample, where they differ; the dashed line is that of real images."""
     palette = colours(runs)
     summaries = [run.summary for run in runs]
@@ -108,7 +108,7 @@ def quality_against_cost(runs: Sequence[Run]) -> list[Plot]:
     return plots
 
 
-def sweeps(runs: Sequence[Run]) -> list[Plot]:
+def sweeps(runs: Sequence[Reported]) -> list[Plot]:
     """Runs of one model that differ in a single number, at three values or more: what it does to the main metrics."""
     plots = []
     kinds = _unique([run.summary["config"]["model"]["name"] for run in runs])
@@ -129,7 +129,7 @@ def _without(fields: dict[str, Any], key: str) -> dict[str, Any]:
     return {name: value for name, value in fields.items() if name != key}
 
 
-def _sweep(label: str, x: str, values: Sequence[float], runs: Sequence[Run]) -> list[Plot]:
+def _sweep(label: str, x: str, values: Sequence[float], runs: Sequence[Reported]) -> list[Plot]:
     summaries = [run.summary for run in runs]
     plots = []
     for (name, conditions), of_runs in tables.entries(summaries).items():
@@ -143,7 +143,7 @@ def _sweep(label: str, x: str, values: Sequence[float], runs: Sequence[Run]) -> 
     return plots
 
 
-def _logged(run: Run, key: str) -> tuple[list[float], list[float]]:
+def _logged(run: Reported, key: str) -> tuple[list[float], list[float]]:
     """Images seen and values of a key of metrics.jsonl; None (not finite) leaves a gap."""
     batch_size = run.summary["config"]["train"]["batch_size"]
     lines = [line for line in run.log if key in line]
@@ -226,5 +226,5 @@ def _sampler(entry: tables.Entry) -> dict[str, Any]:
     return {key: value for key, value in entry.get("sampling", {}).items() if key not in ("steps", "inner_steps", "epsilon")}
 
 
-def _way_label(run: Run, way: dict[str, Any] | None) -> str:
+def _way_label(run: Reported, way: dict[str, Any] | None) -> str:
     return run.label + "".join(f", {key}={value}" for key, value in (way or {}).items())

@@ -13,7 +13,7 @@ from gm_jax.report.summary import summarize
 from gm_jax.training.records import read_log
 
 
-class Run(NamedTuple):
+class Reported(NamedTuple):
     label: str  # unique among the runs
     model: str  # its model, and by what it differs from other runs of that model
     workdir: Path
@@ -40,12 +40,12 @@ def find(patterns: Sequence[str]) -> tuple[list[Path], list[Path]]:
     return workdirs, others
 
 
-def read(workdirs: Sequence[Path]) -> list[Run]:
+def read(workdirs: Sequence[Path]) -> list[Reported]:
     """The runs, named after their directories; by the whole path where names repeat. Raises InputError for damaged files."""
     names = [workdir.resolve().name for workdir in workdirs]
     summaries = [summarize(workdir) for workdir in workdirs]
     return [
-        Run(
+        Reported(
             label=name if names.count(name) == 1 else str(workdir),
             model=model,
             workdir=workdir,
@@ -57,6 +57,6 @@ def read(workdirs: Sequence[Path]) -> list[Run]:
     ]
 
 
-def provenance(run: Run) -> str:
+def provenance(run: Reported) -> str:
     """Everything that is known of a run and of its pictures, as JSON."""
     return json.dumps(run.summary | {"pictures": run.pictures}, indent=1)

@@ -16,8 +16,8 @@ from typing import Any
 
 from gm_jax.errors import InputError
 from gm_jax.evaluation import results
-from gm_jax.images import write_atomically
 from gm_jax.report import tables
+from gm_jax.system.files import write_atomically
 from gm_jax.training import workdirs
 from gm_jax.training.records import read_speed
 

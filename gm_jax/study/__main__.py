@@ -12,7 +12,7 @@ import sys
 from collections.abc import Iterator, Sequence
 
 from gm_jax.cli.flags import Parser, parse, whole
-from gm_jax.cli.running import run
+from gm_jax.cli.running import exit_code
 from gm_jax.errors import InputError
 from gm_jax.study import conduct, entries, processes
 from gm_jax.study.ledger import Ledger
@@ -42,7 +42,7 @@ measured, and when the second stage of a model with two begins."""
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the study on `argv` (default: the process's own arguments) and returns the exit code."""
-    return run(_study, sys.argv[1:] if argv is None else argv)
+    return exit_code(_study, sys.argv[1:] if argv is None else argv)
 
 
 def _study(argv: Sequence[str]) -> int:
@@ -57,7 +57,7 @@ def _study(argv: Sequence[str]) -> int:
         raise InputError(f"{directory} is a file; choose another --workdir")
     with processes.alone_in(directory) as lock, _stopping():
         ledger = Ledger(directory, flags.preset)
-        plan = conduct.Plan(directory, chosen, settings, flags.minutes, flags.n)
+        plan = conduct.Request(directory, chosen, settings, flags.minutes, flags.n)
         failures = conduct.Study(plan, ledger, lock, View([entry.name for entry in chosen])).conduct()
     for name, why in failures.items():
         print(f"error: {name} failed: {why} (log: {directory / 'logs' / name}.log)", file=sys.stderr)

@@ -37,7 +37,7 @@ class Commands(NamedTuple):
     report: Sequence[str] = (sys.executable, "-m", "gm_jax.report")
 
 
-class Plan(NamedTuple):
+class Request(NamedTuple):
     """What the user asked for."""
 
     directory: pathlib.Path
@@ -55,12 +55,12 @@ class Failed(RuntimeError):
 class Study:
     """A call of the study. What outlives it is in the ledger and in the work directories."""
 
-    def __init__(self, plan: Plan, ledger: Ledger, lock: IO[str], view: View):
-        self.plan, self.ledger, self.lock, self.view = plan, ledger, lock, view
+    def __init__(self, request: Request, ledger: Ledger, lock: IO[str], view: View):
+        self.request, self.ledger, self.lock, self.view = request, ledger, lock, view
 
     def conduct(self) -> dict[str, str]:
         """Does all that is not done yet. Returns why models failed, by name; the others are not affected."""
-        for entry in self.plan.entries:
+        for entry in self.request.entries:
             state = self.ledger[entry.name]
             try:
                 self._train(entry, state)
@@ -71,25 +71,25 @@ class Study:
                 self.view.row(entry.name, "failed", text=state.failed)
             self.ledger.save()
             self._report()
-        failures = {e.name: self.ledger[e.name].failed for e in self.plan.entries if self.ledger[e.name].failed}
-        for entry in self.plan.entries:
+        failures = {e.name: self.ledger[e.name].failed for e in self.request.entries if self.ledger[e.name].failed}
+        for entry in self.request.entries:
             if entry.name not in failures:  # its minutes are over; the next call adds to them
-                self.ledger[entry.name].granted += 60 * (self.plan.minutes or 0)
+                self.ledger[entry.name].granted += 60 * (self.request.minutes or 0)
         self.ledger.save()
         return failures
 
     # --- training
 
     def _train(self, entry: Entry, state: State) -> None:
-        settings = self.plan.settings[entry.name]
-        limit = math.inf if self.plan.minutes is None else state.granted + 60 * self.plan.minutes
+        settings = self.request.settings[entry.name]
+        limit = math.inf if self.request.minutes is None else state.granted + 60 * self.request.minutes
         workdir = self._workdir(entry.name)
         if newest_step(workdir) is None:  # whatever it has had is lost
             state.seconds, state.trained = 0.0, 0
         if state.trained >= settings.steps or state.seconds >= limit:
             self.view.row(entry.name, "trained", state.seconds, f"step {newest_step(workdir)}, before this call")
             return
-        if self.plan.minutes is not None and not workdir.exists():
+        if self.request.minutes is not None and not workdir.exists():
             self._rehearse(entry, state)
         had, saved = state.seconds, 0.0
 
@@ -108,7 +108,7 @@ class Study:
         elif not (outcome.stopped and outcome.code in (128 + signal.SIGTERM, DIED_OF_SIGTERM)):
             raise Failed(f"training: {reason(outcome)}")
         elif step is None:
-            raise Failed(f"training: {self.plan.minutes:g} minutes were too few for a first step")
+            raise Failed(f"training: {self.request.minutes:g} minutes were too few for a first step")
         self.view.row(entry.name, "trained", state.seconds, f"step {step} of {settings.steps}")
 
     def _rehearse(self, entry: Entry, state: State) -> None:
@@ -117,8 +117,8 @@ class Study:
         Fields that are shares of that number are set here, once and for all. Programs that it compiles are found again by the
         run itself.
         """
-        settings = self.plan.settings[entry.name]
-        workdir = self.plan.directory / "rehearsals" / entry.name
+        settings = self.request.settings[entry.name]
+        workdir = self.request.directory / "rehearsals" / entry.name
         shutil.rmtree(workdir, ignore_errors=True)
         command = self._train_command(entry, workdir, {f"train.{key}": str(value) for key, value in REHEARSAL.items()})
         compiled = compilation = 0.0  # when its first step was made, and how long that took
@@ -135,7 +135,7 @@ class Study:
         shutil.rmtree(workdir, ignore_errors=True)
         if not outcome.stopped and outcome.code != 0:
             raise Failed(f"rehearsal: {reason(outcome)}")
-        seconds = 60 * self.plan.minutes
+        seconds = 60 * self.request.minutes
         allowed = max(1, round(rate * max(seconds - compilation, LEAST_SHARE * seconds)))
         if allowed < settings.steps:
             state.expected_steps = allowed
@@ -144,25 +144,25 @@ class Study:
         self.view.row(entry.name, "rehearsed", outcome.seconds, f"{rate:.3g} steps/s")
 
     def _train_command(self, entry: Entry, workdir: pathlib.Path, fields: Mapping[str, str]) -> list[str]:
-        settings = self.plan.settings[entry.name]
+        settings = self.request.settings[entry.name]
         flags = ["--config", settings.config, "--workdir", str(workdir), *config_flags(settings.fields | fields)]
-        return [*self.plan.commands.train, *flags]
+        return [*self.request.commands.train, *flags]
 
     # --- evaluation
 
     def _evaluate(self, entry: Entry, state: State) -> None:
         """All tasks, then the quality of samples drawn in the entry's other ways; what the newest checkpoint has is left."""
-        settings, workdir = self.plan.settings[entry.name], self._workdir(entry.name)
+        settings, workdir = self.request.settings[entry.name], self._workdir(entry.name)
         fields = {key: text for key, text in settings.fields.items() if key.startswith("eval.") or key == "data.dir"}
         seconds = 0.0
         for tasks, sampling in [("all", {}), *(("quality", sampling) for sampling in entry.samplings)]:
             asked = fields | {key: str(value) for key, value in sampling.items()}
-            wanted = {"tasks": tasks, "fields": asked, "n": self.plan.n, "version": gm_jax.__version__}
+            wanted = {"tasks": tasks, "fields": asked, "n": self.request.n, "version": gm_jax.__version__}
             wanted["step"] = newest_step(workdir)
             if wanted in state.evaluated and (workdir / "results.json").is_file():
                 continue
-            n = [f"--n={self.plan.n}"] if self.plan.n else []
-            command = [*self.plan.commands.evaluate, "--workdir", str(workdir), f"--tasks={tasks}", *n, *config_flags(asked)]
+            n = [f"--n={self.request.n}"] if self.request.n else []
+            command = [*self.request.commands.evaluate, "--workdir", str(workdir), f"--tasks={tasks}", *n, *config_flags(asked)]
             outcome = self._run(entry, "evaluation", command)
             seconds += outcome.seconds
             if outcome.code != 0:
@@ -180,17 +180,17 @@ class Study:
         if not begun:
             return
         remarks = [f"{name} failed: {self.ledger[name].failed}" for name in self.ledger.names() if self.ledger[name].failed]
-        flags = [*begun, "--out", str(self.plan.directory / "report"), *(f"--remark={remark}" for remark in remarks)]
-        log = self.plan.directory / "logs" / "report.log"
-        outcome = processes.run([*self.plan.commands.report, *flags], log, self.lock)
+        flags = [*begun, "--out", str(self.request.directory / "report"), *(f"--remark={remark}" for remark in remarks)]
+        log = self.request.directory / "logs" / "report.log"
+        outcome = processes.run([*self.request.commands.report, *flags], log, self.lock)
         if outcome.code != 0:
             self.view.row("report", "failed", text=reason(outcome))
 
     def _workdir(self, name: str) -> pathlib.Path:
-        return self.plan.directory / name
+        return self.request.directory / name
 
     def _log(self, entry: Entry) -> pathlib.Path:
-        return self.plan.directory / "logs" / f"{entry.name}.log"
+        return self.request.directory / "logs" / f"{entry.name}.log"
 
     def _run(
         self, entry: Entry, stage: str, command: Sequence[str], limit: float = math.inf, tick: Tick | None = None, **hooks: Any

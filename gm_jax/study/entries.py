@@ -125,11 +125,10 @@ def resolve(entry: Entry, overrides: Mapping[str, str]) -> Settings:
     """
     file, _, preset = entry.config.partition(":")
     path = next((path for path in (pathlib.Path(file), ROOT / file) if path.is_file()), pathlib.Path(file))
-    config = load_config(path, preset)
     fields = {key: str(value) for key, value in entry.fields.items()} | dict(overrides)
-    override(config, fields)
-    periods = {name: config.train[name] for name in ("checkpoint_every", "log_every")}
-    return Settings(f"{path.resolve()}:{preset}", fields, config.train.steps, periods)
+    train = override(load_config(path, preset), fields)["train"]
+    periods = {name: train[name] for name in ("checkpoint_every", "log_every")}
+    return Settings(f"{path.resolve()}:{preset}", fields, train["steps"], periods)
 
 
 def spread(settings: Settings, steps: int) -> dict[str, str]:

@@ -8,13 +8,14 @@ import numpy as np
 
 from gm_jax.core import Model
 from gm_jax.training import learning
+from gm_jax.training.batches import Keys, make_batch
 from gm_jax.training.parallel import put_rows
 
 HELDOUT_IMAGES = 2048  # at most
 
 
 def make_heldout(
-    model: Model, keys: learning.Keys, images: np.ndarray, labels: np.ndarray | None, batch_size: int
+    model: Model, keys: Keys, images: np.ndarray, labels: np.ndarray | None, batch_size: int
 ) -> Callable[[learning.TrainState, tuple[str, ...]], dict[str, float]]:
     """`heldout(train_state, active) -> {"heldout/objective/term": mean}` over whole batches of the first test images.
 
@@ -27,7 +28,7 @@ def make_heldout(
 
     @partial(jax.jit, static_argnames="active")
     def losses(params, state, step, index, images, labels, active):
-        batch = learning.make_batch(keys, 0, index, images, labels, flip=False)
+        batch = make_batch(keys, 0, index, images, labels, flip=False)
         values = {}
         for objective in model.objectives:
             if objective.name in active:

@@ -4,6 +4,7 @@ A model brings objectives (core.Objective); each has its own optimizer and updat
 the active ones in order, each seeing what the former left. Two-player games, two-stage models and plain ones need no more.
 """
 
+import functools
 from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
@@ -11,11 +12,11 @@ import jax
 import jax.numpy as jnp
 import optax
 from jax import Array
-from jaxtyping import Bool, Int, UInt8
+from jaxtyping import Bool, Int
 
-from gm_jax.core import Batch, Key, Labels, Metrics, Model, Objective, PyTree, Variables
-from gm_jax.errors import InputError
-from gm_jax.images import to_float
+from gm_jax.core import Batch, Key, Metrics, Model, Objective, PyTree, Variables, scan
+from gm_jax.training.batches import Keys, make_batch
+from gm_jax.training.optimizers import averages
 
 
 class TrainState(NamedTuple):
@@ -24,7 +25,7 @@ class TrainState(NamedTuple):
     step: Int[Array, ""]  # updates made so far
     params: PyTree
     state: PyTree
-    opt_state: dict[str, PyTree]  # by objective name
+    opt_state: dict[str, PyTree]  # by the name of the objective whose optimizer it is
 
 
 class Finite(NamedTuple):
@@ -41,73 +42,39 @@ class StepOutput(NamedTuple):
     finite: dict[str, Finite]  # by objective name
 
 
-# --- exponential moving average of parameters ---------------------------------------------------------------------------------
-
-
-class ParamsEmaState(NamedTuple):
-    """State of `params_ema`."""
-
-    count: Int[Array, ""]
-    ema: PyTree
-
-
-def params_ema(decay: float, warmup: bool = True) -> optax.GradientTransformation:
-    """Averages the parameters that the chain before it produces: ema <- d * ema + (1 - d) * (params + updates).
-
-    Put it last in `optax.chain`; updates pass through unchanged. With `warmup`, d = min(decay, (1 + n) / (10 + n)) at the n-th
-    update (as `tf.train.ExponentialMovingAverage` with `num_updates`), so that short runs soon forget their initial weights.
-    `optax.ema` averages the *updates*, which is another thing.
-
-    Raises:
-        InputError: `decay` outside [0, 1).
-        ValueError: `update` called without params.
-    """
-    if not 0.0 <= decay < 1.0:
-        raise InputError(f"ema_decay must lie in [0, 1), got {decay}; 0 is off")
-
-    def init(params):
-        return ParamsEmaState(jnp.zeros([], jnp.int32), jax.tree.map(jnp.array, params))
-
-    def update(updates, state, params=None):
-        if params is None:
-            raise ValueError("params_ema needs the parameters: call update(updates, state, params)")
-        d = jnp.minimum(decay, (1 + state.count) / (10 + state.count)) if warmup else decay
-        ema = jax.tree.map(lambda e, p, u: (d * e + (1 - d) * (p + u)).astype(e.dtype), state.ema, params, updates)
-        return updates, ParamsEmaState(state.count + 1, ema)
-
-    return optax.GradientTransformation(init, update)
+# --- groups, windows, averages ------------------------------------------------------------------------------------------------
 
 
 def averaged_params(train_state: TrainState, objectives: tuple[Objective, ...]) -> PyTree:
     """The parameters with each group that has an EMA replaced by it; the others as they are."""
     params = train_state.params
     for objective in objectives:
-        for average in _averages(train_state.opt_state[objective.name]):
+        for average in averages(train_state.opt_state[optimizer_name(objective)]):
             params = replace_group(params, objective.group, average.ema)
     return params
 
 
 def has_ema(train_state: TrainState) -> bool:
     """Whether any objective averages its parameters."""
-    return bool(_averages(train_state.opt_state))
-
-
-def _averages(opt_state: PyTree) -> list[ParamsEmaState]:
-    leaves = jax.tree.leaves(opt_state, is_leaf=lambda node: isinstance(node, ParamsEmaState))
-    return [leaf for leaf in leaves if isinstance(leaf, ParamsEmaState)]
-
-
-# --- groups, windows ----------------------------------------------------------------------------------------------------------
+    return bool(averages(train_state.opt_state))
 
 
 def select_group(params: PyTree, group: str | None) -> PyTree:
-    """The parameters of a group; None: all."""
-    return params if group is None else params[group]
+    """The parameters of a group, such as "generator" or "autoencoder/critic"; None: all."""
+    return functools.reduce(lambda tree, key: tree[key], group.split("/") if group else [], params)
 
 
 def replace_group(params: PyTree, group: str | None, new: PyTree) -> PyTree:
     """`params` with those of a group replaced."""
-    return new if group is None else {**params, group: new}
+    if group is None:
+        return new
+    head, _, rest = group.partition("/")
+    return {**params, head: replace_group(params[head], rest or None, new)}
+
+
+def optimizer_name(objective: Objective) -> str:
+    """The objective whose optimizer updates this one's parameters."""
+    return objective.optimizer or objective.name
 
 
 def in_window(objective: Objective, step: int) -> bool:
@@ -129,49 +96,9 @@ def init_state(model: Model, optimizers: Mapping[str, optax.GradientTransformati
 def with_variables(model: Model, optimizers: Mapping[str, optax.GradientTransformation], variables: Variables) -> TrainState:
     """The state before the first step, from given variables."""
     params, state = variables
-    opt_state = {o.name: optimizers[o.name].init(select_group(params, o.group)) for o in model.objectives}
+    own = [o for o in model.objectives if o.optimizer is None]
+    opt_state = {o.name: optimizers[o.name].init(select_group(params, o.group)) for o in own}
     return TrainState(jnp.zeros([], jnp.int32), params, state, opt_state)
-
-
-# --- batches ------------------------------------------------------------------------------------------------------------------
-
-
-class Keys(NamedTuple):
-    """The roots of all randomness of a run."""
-
-    init: Key
-    augment: Key
-    noise: Key
-    dropout: Key
-    heldout: Key
-
-
-def seed_keys(seed: int) -> Keys:
-    """Raises InputError for a seed outside 0..2^32 - 1, of which JAX would silently use the last 32 bits only."""
-    if not 0 <= seed < 2**32:
-        raise InputError(f"seed is {seed}; it must lie in 0..{2**32 - 1}")
-    return Keys(*jax.random.split(jax.random.key(seed), len(Keys._fields)))
-
-
-def example_keys(root: Key, step: int | Array, index: Int[Array, " batch"]) -> Key:
-    """One key per example: fold_in(fold_in(root, step), global index)."""
-    return jax.vmap(jax.random.fold_in, (None, 0))(jax.random.fold_in(root, step), index)
-
-
-def make_batch(
-    keys: Keys,
-    step: int | Array,
-    index: Int[Array, " batch"],
-    images: UInt8[Array, "batch h w c"],
-    labels: Labels | None,
-    flip: bool,
-) -> Batch:
-    """A batch in [-1, 1] from stored images. `index` is each example's position in the global batch."""
-    x = to_float(images)
-    if flip:
-        mirrored = jax.vmap(jax.random.bernoulli)(example_keys(keys.augment, step, index))
-        x = jnp.where(mirrored[:, None, None, None], x[:, :, ::-1], x)
-    return Batch(x, labels, example_keys(keys.noise, step, index))
 
 
 # --- the step -----------------------------------------------------------------------------------------------------------------
@@ -222,9 +149,7 @@ def accumulated_gradients(
     first = jax.tree.map(lambda a: a[0], (keys, micro))
     (_, metrics), grads = jax.eval_shape(lambda xs: gradients(objective, params, state, *xs, step, axis_name), first)
     zeros = jax.tree.map(lambda a: jnp.zeros(a.shape, a.dtype), (metrics, grads))
-    # Convolution gradients inside a loop are tens of times slower on a CPU (benchmarks/conv_gradient_in_loop.py): unroll.
-    unroll = accum if jax.default_backend() == "cpu" else 1
-    (state, totals), _ = jax.lax.scan(one, (state, zeros), (keys, micro), unroll=unroll)
+    (state, totals), _ = scan(one, (state, zeros), (keys, micro))
     metrics, grads = jax.tree.map(lambda a: a / accum, totals)
     return (state, metrics), grads
 
@@ -240,16 +165,19 @@ def update(
 ) -> tuple[TrainState, Metrics, Finite]:
     """One update of one objective: (train_state, metrics, finite)."""
     step, params, state, opt_state = train_state
+    name = optimizer_name(objective)
     (state, metrics), grads = accumulated_gradients(objective, params, state, key, batch, step, axis_name, accum)
     group = select_group(params, objective.group)
-    updates, new_opt = optimizer.update(grads, opt_state[objective.name], group)
+    updates, new_opt = optimizer.update(grads, opt_state[name], group)
     params = replace_group(params, objective.group, optax.apply_updates(group, updates))
+    if objective.after is not None:
+        state = objective.after(params, state, step=step)
     metrics = {**metrics, "grad_norm": optax.tree.norm(grads)}
     finite = Finite(
         {term: jnp.isfinite(value).all() for term, value in metrics.items()},
         jnp.stack([jnp.isfinite(g).all() for g in jax.tree.leaves(grads)]),
     )
-    return TrainState(step, params, state, {**opt_state, objective.name: new_opt}), metrics, finite
+    return TrainState(step, params, state, {**opt_state, name: new_opt}), metrics, finite
 
 
 def _weighted(metrics: Metrics, weight: float) -> dict[str, tuple[Array, Array]]:
@@ -265,18 +193,19 @@ def make_train_step(
     accum: int = 1,
     axis_name: str | None = None,
 ) -> Callable[..., tuple[TrainState, StepOutput]]:
-    """`step(train_state, images, labels, active, gated=False) -> (train_state, StepOutput)`; the last two are static.
+    """`step(train_state, data, labels, active, gated=False) -> (train_state, StepOutput)`; the last two are static.
 
     `active` names the objectives of this step. With `gated`, an objective of period `every` > 1 is wrapped in a `lax.cond` on
     the step; otherwise every named objective updates, and the caller names just those that are due.
-    `images` are uint8 [batch, h, w, c]: the local share of the batch where `axis_name` is given, else the global batch.
+    `data` are stored images, uint8 [batch, h, w, c], or points, float32 [batch, dim]: the local share of the batch where
+    `axis_name` is given, else the global batch.
     """
 
-    def step(train_state: TrainState, images, labels, active: tuple[str, ...], gated: bool = False):
+    def step(train_state: TrainState, data, labels, active: tuple[str, ...], gated: bool = False):
         now = train_state.step
-        size = images.shape[0]
+        size = data.shape[0]
         device = jnp.int32(0) if axis_name is None else jax.lax.axis_index(axis_name)
-        batch = make_batch(keys, now, device * size + jnp.arange(size), images, labels, flip)
+        batch = make_batch(keys, now, device * size + jnp.arange(size), data, labels, flip)
         dropout = jax.random.fold_in(jax.random.fold_in(keys.dropout, now), device)
         output = StepOutput({}, {})
         for i, objective in enumerate(model.objectives):
@@ -285,7 +214,8 @@ def make_train_step(
 
             def run(ts, objective=objective, i=i):
                 key = jax.random.fold_in(dropout, i)
-                ts, metrics, finite = update(objective, optimizers[objective.name], ts, key, batch, axis_name, accum)
+                optimizer = optimizers[optimizer_name(objective)]
+                ts, metrics, finite = update(objective, optimizer, ts, key, batch, axis_name, accum)
                 return ts, _weighted(metrics, 1.0), finite
 
             def skip(ts, run=run):
@@ -304,7 +234,7 @@ def make_train_step(
 
 
 def make_dispatch(step: Callable) -> Callable:
-    """`dispatch(train_state, images[k, ...], labels[k, ...], n, active) -> (train_state, StepOutput, failed)`: `n` <= k steps.
+    """`dispatch(train_state, data[k, ...], labels[k, ...], n, active) -> (train_state, StepOutput, failed)`: `n` <= k steps.
 
     Metrics are summed over the steps. `failed` is -1, or else the number of the first step with a non-finite loss or gradient:
     nothing is done after it, and the output's `finite` is of that step. `n` is dynamic: one compilation per active set.
@@ -315,19 +245,19 @@ def make_dispatch(step: Callable) -> Callable:
         flags = [leaf.all() for leaf in jax.tree.leaves(output.finite)]
         return jnp.where(jnp.stack(flags).all(), -1, train_state.step - 1) if flags else jnp.int32(-1)
 
-    def dispatch(train_state, images, labels, n, active: tuple[str, ...]):
-        if images.shape[0] == 1:
-            train_state, output = step(train_state, *jax.tree.map(lambda a: a[0], (images, labels)), active)
+    def dispatch(train_state, data, labels, n, active: tuple[str, ...]):
+        if data.shape[0] == 1:
+            train_state, output = step(train_state, *jax.tree.map(lambda a: a[0], (data, labels)), active)
             return train_state, output, failed_step(train_state, output)
 
         def body(carry):
             i, train_state, total, _ = carry
-            example = jax.tree.map(lambda a: jax.lax.dynamic_index_in_dim(a, i, keepdims=False), (images, labels))
+            example = jax.tree.map(lambda a: jax.lax.dynamic_index_in_dim(a, i, keepdims=False), (data, labels))
             train_state, output = step(train_state, *example, active, gated=True)
             summed = jax.tree.map(jnp.add, total.metrics, output.metrics)
             return i + 1, train_state, StepOutput(summed, output.finite), failed_step(train_state, output)
 
-        first = jax.tree.map(lambda a: a[0], (images, labels))
+        first = jax.tree.map(lambda a: a[0], (data, labels))
         shapes = jax.eval_shape(lambda ts: step(ts, *first, active, gated=True)[1], train_state)
         start = (jnp.int32(0), train_state, _neutral(shapes), jnp.int32(-1))
         _, train_state, output, failed = jax.lax.while_loop(lambda c: (c[0] < n) & (c[3] < 0), body, start)
@@ -339,26 +269,3 @@ def make_dispatch(step: Callable) -> Callable:
 def _neutral(shapes: PyTree) -> PyTree:
     """Sums of nothing, and flags that nothing was wrong."""
     return jax.tree.map(lambda a: jnp.full(a.shape, a.dtype == bool, a.dtype), shapes)
-
-
-def _term_order(term: str) -> tuple[bool, bool, str]:
-    return (term == "grad_norm", term != "loss", term)  # the loss first, what follows from it last
-
-
-def describe_failure(output: StepOutput, params: PyTree, objectives: tuple[Objective, ...]) -> str:
-    """Names the terms and the first parameter whose loss or gradient was not finite in a failed step (host values)."""
-    for objective in objectives:
-        finite = output.finite.get(objective.name)
-        if finite is None:
-            continue
-        leaves = jax.tree_util.tree_leaves_with_path(select_group(params, objective.group))
-        prefix = "params" if objective.group is None else f"params[{objective.group!r}]"
-        paths = [prefix + jax.tree_util.keystr(path) for path, _ in leaves]
-        bad_paths = [path for path, ok in zip(paths, finite.grads, strict=True) if not ok]
-        bad_terms = sorted((term for term, ok in finite.terms.items() if not ok), key=_term_order)
-        if bad_terms or bad_paths:
-            terms = ", ".join(f"{objective.name}/{term}" for term in bad_terms) or "no loss term"
-            more = f" and {len(bad_paths) - 1} more" if len(bad_paths) > 1 else ""
-            where = f"; gradient of {bad_paths[0]}{more}" if bad_paths else ""
-            return f"non-finite: {terms}{where}"
-    return "non-finite value"

@@ -1,30 +1,32 @@
 """The training loop: from a config and a work directory to a trained model. Rerun, it resumes.
 
 All that a step computes is in learning.py, and where it runs in parallel.py. The loop only dispatches steps until something is
-due, and does what is due: log, held-out loss, proxy metric, checkpoint, samples.
+due, and does what is due: log, held-out loss, checkpoint, and what the watchers that it was handed look at.
 """
 
 import signal
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
 
-from gm_jax import __version__, experiment
+from gm_jax import __version__
+from gm_jax.build import compute_dtype
 from gm_jax.core import Variables
 from gm_jax.data.dataset import Dataset
 from gm_jax.errors import InputError
-from gm_jax.evaluation.sample import sample
-from gm_jax.images import grid, save_png
+from gm_jax.images import save_png
 from gm_jax.training import learning, memory, profile, workdirs
 from gm_jax.training.checkpoints import Checkpoints
-from gm_jax.training.failures import explained
-from gm_jax.training.ledger import Ledger
+from gm_jax.training.failures import describe_failure, explained
 from gm_jax.training.parallel import Program, to_host
-from gm_jax.training.run import Run, compile_run, plan, prepare, restore_or_start
+from gm_jax.training.restore import recalibrated
+from gm_jax.training.run import Run, compile_run, next_dispatch, prepare, restore_or_start
 from gm_jax.training.signals import Signals
 from gm_jax.training.speed import Utilisation, batch_shapes
+from gm_jax.training.tally import Tally
+from gm_jax.training.watch import Watch, Watcher, nobody
 from gm_jax.training.writers import Clock, Display, Writer
 
 
@@ -40,10 +42,13 @@ class Interrupted(RuntimeError):
         self.code = code  # 128 + signal, as shells have it
 
 
-def train(config: Mapping[str, Any], workdir: Path, dataset: Dataset | None = None, quiet: bool = False) -> None:
+def train(
+    config: Mapping[str, Any], workdir: Path, dataset: Dataset | None = None, quiet: bool = False, watch: Watch = nobody
+) -> None:
     """Trains until `config["train"]["steps"]`, from where `workdir` stands.
 
     `dataset`: already loaded, instead of what `config["data"]` names. `quiet`: prints nothing.
+    `watch`: gives those who look at the model between steps.
 
     Raises:
         InputError: bad config, data, or work directory; nothing is overwritten then.
@@ -51,7 +56,7 @@ def train(config: Mapping[str, Any], workdir: Path, dataset: Dataset | None = No
         Interrupted: SIGTERM or Ctrl-C; the state is saved.
         LostProcess: another process has ended; the last checkpoint is from before.
     """
-    run = prepare(config, Path(workdir), dataset)
+    run = prepare(config, Path(workdir), dataset, watch)
     settings, lead = run.config["train"], jax.process_index() == 0
     with Checkpoints(run.workdir, keep_every=settings["keep_every"]) as checkpoints, Signals() as signals:
         train_state, record = restore_or_start(run, checkpoints)
@@ -76,7 +81,7 @@ def open_session(run: Run, checkpoints: Checkpoints, writer: Writer, display: Di
     """What the loop works with."""
     shape, classes, size = run.dataset.image_shape, run.dataset.num_classes, run.config["train"]["batch_size"]
     variables = Variables(run.abstract.params, run.abstract.state)
-    dtype = experiment.compute_dtype(run.config["precision"])
+    dtype = compute_dtype(run.config["precision"])
     utilisation = Utilisation(run.eval_model, variables, batch_shapes(size, shape, classes), dtype)
     profiler = profile.Profiler(run.workdir / "profile", run.window)
     return Session(run, checkpoints, writer, display, signals, profiler, utilisation)
@@ -87,8 +92,9 @@ def introduce(run: Run, train_state: learning.TrainState, display: Display) -> N
     data, config = run.dataset, run.config
     shape = "x".join(map(str, data.image_shape))
     count = sum(leaf.size for leaf in jax.tree.leaves(train_state.params))
-    sizes = f"{len(data.x_train)} training and {len(data.x_test)} test images of {shape}"
-    device, dtype = jax.devices()[0].device_kind, experiment.compute_dtype(config["precision"])
+    what = f"images of {shape}" if len(data.image_shape) == 3 else f"points of {shape} numbers"
+    sizes = f"{len(data.x_train)} training and {len(data.x_test)} test {what}"
+    device, dtype = jax.devices()[0].device_kind, compute_dtype(config["precision"])
     step = int(train_state.step)
     display.print(f"gm_jax {__version__}: {config['model']['name']} ({count:,} parameters) on {data.name} ({sizes})")
     display.print(f"{run.parallel.devices} x {device}, {dtype}, seed {config['seed']}")
@@ -118,11 +124,12 @@ def loop(session: Session, train_state: learning.TrainState) -> None:
     last = settings["steps"]
     train_state = run.parallel.put_state(train_state)
     feed, program, heldout = compile_run(run)
-    prepare_proxy(session)
-    ledger, clock = Ledger(), Clock()
+    for watcher in run.watchers if jax.process_index() == 0 else ():
+        watcher.prepare(session.display.print)
+    tally, clock = Tally(), Clock()
     clock.start()
     while step < last:
-        n, active = plan(run, step)
+        n, active = next_dispatch(run, step)
         batches = feed(step, run.steps_per_dispatch)
         if active not in program.compiled:
             if step > first:
@@ -131,8 +138,8 @@ def loop(session: Session, train_state: learning.TrainState) -> None:
             clock.start()
         session.profiler.begin(step, train_state)
         train_state, *result = program(train_state, *batches, n, active)
-        ledger.add(*result)
-        check(session, ledger, lag=1)
+        tally.add(*result)
+        check(session, tally, lag=1)
         step += n
         clock.steps += n
         if step == first + n:
@@ -143,27 +150,24 @@ def loop(session: Session, train_state: learning.TrainState) -> None:
         stop = (jax.process_count() == 1 or due("log_every")) and session.signals.received()
         done = step == last
         if due("log_every") or done or stop:
-            check(session, ledger)
+            check(session, tally)
             rate = clock.lap()
             clock.stop()
-            log(session, step, ledger.means(), rate)
+            log(session, step, tally.means(), rate)
         clock.stop()
         if traced := session.profiler.end(step, train_state, now=done or stop):
             report_profile(session, step, traced, program.compiled[active])
         if due("heldout_every") or (done and settings["heldout_every"]):
             names = tuple(o.name for o in run.model.objectives if learning.in_window(o, step - 1))
             log_heldout(session, step, heldout(run.parallel.get_state(train_state), names))
-        if (due("proxy_every") or (done and settings["proxy_every"])) and not stop:
-            log_proxy(session, run.parallel.get_state(train_state), step)
         if due("checkpoint_every") or due("keep_every") or done or stop:
-            check(session, ledger)
+            check(session, tally)
             session.checkpoints.save(step, run.parallel.get_state(train_state))
         if stop:
             session.checkpoints.wait()
             name = signal.Signals(stop).name
             raise Interrupted(f"{name}: stopped at step {step}, which is saved; the same command resumes", 128 + stop)
-        if due("sample_every") or (done and settings["sample_every"]):
-            write_samples(session, run.parallel.get_state(train_state), step)
+        look(session, train_state, step, [watcher for watcher in run.watchers if done or step % watcher.every == 0])
         clock.start()
     session.checkpoints.wait()
 
@@ -197,13 +201,13 @@ def report_profile(session: Session, step: int, steps: int, compiled: Any) -> No
     session.display.print(f"trace: {folder.absolute()}")
 
 
-def check(session: Session, ledger: Ledger, lag: int = 0) -> None:
+def check(session: Session, tally: Tally, lag: int = 0) -> None:
     """Raises NonFinite if a step failed; the newest `lag` dispatches may still be running and are not waited for."""
-    failure = ledger.failure(lag)
+    failure = tally.failure(lag)
     if failure is None:
         return
     step, output = failure
-    reason = learning.describe_failure(output, session.run.abstract.params, session.run.model.objectives)
+    reason = describe_failure(output, session.run.abstract.params, session.run.model.objectives)
     saved = max(session.checkpoints.steps(), default=None)
     hint = f"the checkpoint of step {saved} is intact" if saved is not None else "no checkpoint had been written yet"
     raise NonFinite(f"the update after step {step}: {reason}; {hint}; try a lower learning rate, gradient clipping or float32")
@@ -223,26 +227,21 @@ def log_heldout(session: Session, step: int, values: dict[str, float]) -> None:
         session.display.print(f"step {step}  {losses}")
 
 
-def prepare_proxy(session: Session) -> None:
-    """Has the features of the real images at hand, which may take minutes the first time, and stumbles before training."""
-    if session.run.proxy is not None and jax.process_index() == 0:
-        session.display.print(f"{session.run.proxy.name}: features of its reference")
-        session.run.proxy.reference()
-
-
-def log_proxy(session: Session, train_state: learning.TrainState, step: int) -> None:
-    """The proxy metric of samples from the averaged weights: from the same noise every time, so that the curve is smooth."""
-    variables = averaged_variables(session.run, train_state)
-    if variables is None:
-        return
-    name = session.run.proxy.name
-    try:
-        value = session.run.proxy.measure(variables)
-    except InputError as error:  # samples that are not finite yet are no reason to stop training
-        session.display.print(f"step {step}: no {name} ({error})")
-        return
-    session.writer.scalars(step, {name: value})
-    session.display.print(f"step {step}  {name} {value:.4g}")
+def look(session: Session, train_state: learning.TrainState, step: int, watchers: Sequence[Watcher]) -> None:
+    """What the watchers see in the averaged weights: numbers to the log, pictures to the work directory."""
+    variables = averaged_variables(session.run, session.run.parallel.get_state(train_state)) if watchers else None
+    for watcher in watchers if variables is not None else ():
+        try:
+            sight = watcher.look(variables)
+        except InputError as error:  # samples that are not finite yet, say, are no reason to stop training
+            session.display.print(f"step {step}: no {watcher.name} ({error})")
+            continue
+        if sight.scalars:
+            session.writer.scalars(step, sight.scalars)
+            session.display.print(f"step {step}  " + "  ".join(f"{name} {value:.4g}" for name, value in sight.scalars.items()))
+        for name, picture in sight.pictures.items():
+            save_png(session.run.workdir / name / f"step_{step:08d}.png", picture)
+            session.writer.image(step, name, picture)
 
 
 def averaged_variables(run: Run, train_state: learning.TrainState) -> Variables | None:
@@ -250,24 +249,4 @@ def averaged_variables(run: Run, train_state: learning.TrainState) -> Variables 
     params, state = to_host((learning.averaged_params(train_state, run.model.objectives), train_state.state))
     if jax.process_index() != 0:
         return None
-    return experiment.recalibrated(run.eval_model, Variables(params, state), run.dataset.x_train)
-
-
-def write_samples(session: Session, train_state: learning.TrainState, step: int) -> None:
-    """A grid of samples from the averaged weights, from the same noise every time: one watches the same images improve."""
-    run = session.run
-    variables = averaged_variables(run, train_state)
-    if variables is None:
-        return
-    settings = {"batch_size": run.config["eval"]["batch_size"], "options": run.config["eval"]["sample"]}
-    try:
-        images = sample(run.eval_model, variables, run.config["train"]["samples"], seed=run.config["seed"], **settings)
-    except InputError as error:  # samples that are not finite yet are no reason to stop training
-        session.display.print(f"step {step}: no samples ({error})")
-        return
-    if images.shape[-1] not in (1, 3):
-        session.display.print(f"step {step}: no picture of the samples, which have {images.shape[-1]} channels")
-        return
-    picture = grid(images)
-    save_png(run.workdir / "samples" / f"step_{step:08d}.png", picture)
-    session.writer.image(step, "samples", picture)
+    return recalibrated(run.eval_model, Variables(params, state), run.dataset.x_train, run.dataset.y_train)

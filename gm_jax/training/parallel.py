@@ -15,8 +15,8 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from gm_jax.core import Model, PyTree
-from gm_jax.devices import jit
 from gm_jax.errors import InputError
+from gm_jax.system.devices import jit
 
 AXIS = "batch"
 SMALL = 1024  # numbers; fsdp leaves arrays below that size whole

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 import jax
 
 from gm_jax.errors import InputError
-from gm_jax.images import write_atomically
+from gm_jax.system.files import write_atomically
 
 TOP = 10
 

@@ -7,16 +7,21 @@ from typing import Any, NamedTuple
 
 import jax
 
-from gm_jax import experiment
+from gm_jax.build import build_model, load_dataset, resolve
 from gm_jax.core import Model, Variables
 from gm_jax.data.feed import make_feed
 from gm_jax.data.sources import Dataset
 from gm_jax.errors import InputError
-from gm_jax.evaluation.proxy import Proxy, make_proxy
+from gm_jax.system import provenance
 from gm_jax.training import learning, profile, workdirs
+from gm_jax.training.batches import Keys, seed_keys
 from gm_jax.training.checkpoints import Checkpoints
 from gm_jax.training.heldout import make_heldout
+from gm_jax.training.optimizers import build_optimizers
 from gm_jax.training.parallel import PARALLEL, Parallel, Program
+from gm_jax.training.restore import graft, parse_init_from
+from gm_jax.training.start import abstract_state, first_batch
+from gm_jax.training.watch import Watch, Watcher
 
 STEPS_PER_DISPATCH = 16  # on an accelerator, where the config leaves it to us
 
@@ -31,31 +36,26 @@ class Run(NamedTuple):
     model: Model  # for the train step: reduces over the parallel mode's axis
     eval_model: Model  # the same, for one logical device
     optimizers: dict[str, Any]
-    keys: learning.Keys
+    keys: Keys
     steps_per_dispatch: int
     abstract: learning.TrainState  # shapes and dtypes
-    proxy: Proxy | None
+    watchers: tuple[Watcher, ...]
     window: profile.Window  # the steps to trace
 
 
-def prepare(config: Mapping[str, Any], workdir: Path, dataset: Dataset | None = None) -> Run:
+def prepare(config: Mapping[str, Any], workdir: Path, dataset: Dataset | None, watch: Watch) -> Run:
     """Checks everything that can be checked before any work is done, and writes nothing to the work directory."""
-    config = {**config, "train": {**config["train"], "init_from": experiment.parse_init_from(config["train"]["init_from"])}}
-    if config["parallel"] not in PARALLEL:
-        raise InputError(f"unknown parallel mode {config['parallel']!r}; known: {', '.join(PARALLEL)}")
+    config = resolve(config)
+    config["train"]["init_from"] = parse_init_from(config["train"]["init_from"])
     parallel = PARALLEL[config["parallel"]]()
-    check_numbers(config["train"], parallel.devices)
+    check_split(config["train"], parallel.devices)
     window = profile.parse_window(config["profile"])
-    dataset = dataset or experiment.load_dataset(config)
-    build = partial(experiment.build_model, config, dataset.image_shape, dataset.num_classes)
-    model = parallel.adapt(build(parallel.axis_name))
-    eval_model = build(None)
-    optimizers = experiment.build_optimizers(config, model)
+    dataset = dataset or load_dataset(config)
+    build = partial(build_model, config, dataset.image_shape, dataset.num_classes)
+    model, eval_model = parallel.adapt(build(parallel.axis_name)), build(None)
+    optimizers = build_optimizers(config, model)
     on_cpu = jax.default_backend() == "cpu"  # loops are slow there: benchmarks/conv_gradient_in_loop.py
-    steps_per_dispatch = config["train"]["steps_per_dispatch"] or (1 if on_cpu else STEPS_PER_DISPATCH)
-    keys = learning.seed_keys(config["seed"])
-    abstract = experiment.abstract_state(config, eval_model, optimizers, dataset.image_shape, dataset.num_classes)
-    proxy = make_proxy(config, dataset, eval_model, Variables(abstract.params, abstract.state))
+    abstract = abstract_state(eval_model, optimizers, dataset.image_shape, dataset.num_classes)
     return Run(
         config=config,
         workdir=workdir,
@@ -64,22 +64,16 @@ def prepare(config: Mapping[str, Any], workdir: Path, dataset: Dataset | None = 
         model=model,
         eval_model=eval_model,
         optimizers=optimizers,
-        keys=keys,
-        steps_per_dispatch=steps_per_dispatch,
+        keys=seed_keys(config["seed"]),
+        steps_per_dispatch=config["train"]["steps_per_dispatch"] or (1 if on_cpu else STEPS_PER_DISPATCH),
         abstract=abstract,
-        proxy=proxy,
+        watchers=tuple(watch(config, dataset, eval_model, Variables(abstract.params, abstract.state))),
         window=window,
     )
 
 
-def check_numbers(settings: Mapping[str, Any], devices: int) -> None:
-    """Raises InputError for counts and periods that make no sense, and for a batch that does not split evenly."""
-    for key in ("steps", "batch_size", "accum", "log_every"):
-        if settings[key] < 1:
-            raise InputError(f"train.{key} is {settings[key]}; it must be at least 1")
-    for key in ("steps_per_dispatch", "heldout_every", "sample_every", "proxy_every", "checkpoint_every", "keep_every"):
-        if settings[key] < 0:
-            raise InputError(f"train.{key} is {settings[key]}; it must be positive, or 0 for off")
+def check_split(settings: Mapping[str, Any], devices: int) -> None:
+    """Raises InputError for a batch that does not split evenly."""
     parts = settings["accum"] * devices
     if settings["batch_size"] % parts:
         near = max(parts, round(settings["batch_size"] / parts) * parts)
@@ -98,17 +92,17 @@ def restore_or_start(run: Run, checkpoints: Checkpoints) -> tuple[learning.Train
         train_images=len(run.dataset.x_train),
         parameters=sum(leaf.size for leaf in jax.tree.leaves(run.abstract.params)),
         init_from={},
-        hardware=workdirs.hardware(),
-        versions=workdirs.versions(),
+        hardware=provenance.hardware(),
+        versions=provenance.versions(),
     )
-    if workdirs.check(run.workdir, record):
+    if workdirs.check(run.workdir, record, resolve):
         train_state = checkpoints.restore(run.abstract, run.parallel.shardings(run.abstract))
         if train_state is not None:
             return train_state, record._replace(init_from=workdirs.read(run.workdir).init_from)
-    batch = experiment.first_batch(run.config, run.keys, run.dataset.x_train, run.dataset.y_train)
+    batch = first_batch(run.keys, run.dataset.x_train, run.dataset.y_train, run.config["data"]["flip"])
     placed = run.parallel.shardings(run.abstract)  # no device ever holds more than it will in training
     init = jax.jit(lambda: run.eval_model.init(run.keys.init, batch), out_shardings=Variables(placed.params, placed.state))
-    variables, origins = experiment.graft(init(), run.config["train"]["init_from"])
+    variables, origins = graft(init(), run.config["train"]["init_from"], run.config["model"])
     start = jax.jit(partial(learning.with_variables, run.model, run.optimizers), out_shardings=placed)
     return start(variables), record._replace(init_from=origins)
 
@@ -129,15 +123,16 @@ def compile_run(run: Run) -> tuple[Callable, Program, Callable]:
     return feed, run.parallel.compile(learning.make_dispatch(train_step), run.abstract), heldout
 
 
-def plan(run: Run, step: int) -> tuple[int, tuple[str, ...]]:
+def next_dispatch(run: Run, step: int) -> tuple[int, tuple[str, ...]]:
     """How many steps to dispatch from `step` on (until something is due), and the objectives that are active in all of them."""
     objectives, settings = run.model.objectives, run.config["train"]
     active = [o for o in objectives if learning.in_window(o, step)]
     if run.steps_per_dispatch == 1:
         return 1, tuple(o.name for o in active if learning.is_due(o, step))
-    periods = ("log_every", "heldout_every", "sample_every", "proxy_every", "checkpoint_every", "keep_every")
+    periods = [settings[name] for name in ("log_every", "heldout_every", "checkpoint_every", "keep_every")]
+    periods += [watcher.every for watcher in run.watchers]
     ends = [settings["steps"], step + run.steps_per_dispatch]
-    ends += [(step // settings[p] + 1) * settings[p] for p in periods if settings[p]]
+    ends += [(step // period + 1) * period for period in periods if period]
     ends += [edge for edge in run.window if edge > step]
     ends += [edge for o in objectives for edge in (o.start, o.stop) if edge is not None and edge > step]
     return min(ends) - step, tuple(o.name for o in active)

@@ -8,8 +8,9 @@ import jax
 import jax.numpy as jnp
 
 from gm_jax.core import Batch, Model, Objective, Variables
-from gm_jax.flops import flops
+from gm_jax.system.flops import flops
 from gm_jax.training import learning
+from gm_jax.training.batches import make_batch, seed_keys, stored_shapes
 
 SIDE = {"cpu": 512}  # of the square matrices that are multiplied; elsewhere:
 LARGE_SIDE = 8192
@@ -27,13 +28,11 @@ def update_flops(objective: Objective, variables: Variables, batch: Batch, step:
 
 def batch_shapes(n: int, image_shape: tuple[int, ...], num_classes: int | None) -> Batch:
     """The shapes of a batch of n examples."""
-    images = jax.ShapeDtypeStruct((n, *image_shape), jnp.uint8)
-    labels = None if num_classes is None else jax.ShapeDtypeStruct((n,), jnp.int32)
 
-    def make(images, labels):
-        return learning.make_batch(learning.seed_keys(0), 0, jnp.arange(n), images, labels, False)
+    def make(data, labels):
+        return make_batch(seed_keys(0), 0, jnp.arange(n), data, labels, False)
 
-    return jax.eval_shape(make, images, labels)
+    return jax.eval_shape(make, *stored_shapes(n, image_shape, num_classes))
 
 
 @functools.cache

@@ -1,20 +1,12 @@
 """The work directory of a run: whose it is, and what was asked for."""
 
-import contextlib
-import hashlib
 import json
-import os
-from collections.abc import Iterator, Mapping
-from importlib.metadata import PackageNotFoundError, version
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import jax
-import numpy as np
-
-from gm_jax.core import PyTree
 from gm_jax.errors import InputError
-from gm_jax.images import write_atomically
+from gm_jax.system.files import write_atomically
 
 # Fields that a rerun may change: they do not alter the steps already made. (In effect train.steps may only be raised: a run
 # that has made more steps than asked for is left as it is.)
@@ -38,11 +30,16 @@ FREE = (
 )
 
 
+Complete = Callable[[Mapping[str, Any]], Mapping[str, Any]]
+
+FORMAT = 2  # of config.json and of the checkpoints beside it
+
+
 class Record(NamedTuple):
-    """What config.json holds."""
+    """What config.json holds, beside the number of its format."""
 
     config: dict[str, Any]
-    image_shape: tuple[int, int, int]
+    image_shape: tuple[int, ...]
     num_classes: int | None
     train_images: int
     parameters: int
@@ -58,9 +55,23 @@ def read(workdir: Path) -> Record:
         raise InputError(f"{workdir} holds no run (no config.json); correct --workdir, or train one first")
     try:
         content = json.loads(path.read_text())
-        return Record(**{**content, "image_shape": tuple(content["image_shape"])})
+        check_format(path, content)
+        fields = {name: value for name, value in content.items() if name != "format"}
+        return Record(**{**fields, "image_shape": tuple(content["image_shape"])})
+    except InputError:
+        raise
     except (ValueError, TypeError, KeyError) as error:
         raise InputError(f"{path} is damaged ({error}); restore it, or train into another directory") from error
+
+
+def check_format(path: Path, content: Mapping[str, Any]) -> None:
+    """Raises InputError for a config.json that another version of this package wrote in another format."""
+    if "versions" in content and content.get("format", 1) != FORMAT:  # without them it is damaged, whatever the format
+        version = content["versions"].get("gm_jax", "of another version")
+        raise InputError(
+            f"{path.parent} was made with gm_jax {version}, in format {content.get('format', 1)} (this one's is {FORMAT}); "
+            "evaluate it with that version, or train into another directory"
+        )
 
 
 def flatten(config: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
@@ -72,8 +83,13 @@ def flatten(config: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, 
             yield prefix + key, list(value) if isinstance(value, tuple) else value
 
 
-def check(workdir: Path, record: Record) -> bool:
-    """Whether `workdir` already holds this run. Raises InputError where it holds another one, or foreign files."""
+def check(
+    workdir: Path, record: Record, complete: Callable[[Mapping[str, Any]], Mapping[str, Any]] = lambda config: config
+) -> bool:
+    """Whether `workdir` already holds this run. Raises InputError where it holds another one, or foreign files.
+
+    `complete(config)` gives fields that have come up since the run was begun their defaults.
+    """
     if not (workdir / "config.json").exists():
         if workdir.exists() and not workdir.is_dir():
             raise InputError(f"{workdir} is a file; choose another --workdir")
@@ -83,7 +99,7 @@ def check(workdir: Path, record: Record) -> bool:
             )
         return False
     old = read(workdir)
-    before, now = dict(flatten(old.config)), dict(flatten(record.config))
+    before, now = dict(flatten(complete(old.config))), dict(flatten(record.config))
     differing = [k for k in before.keys() | now.keys() if before.get(k) != now.get(k) and not k.startswith(FREE)]
     differing.sort(key=lambda k: (not k.endswith(".name"), k))  # another model or data set says most
     if differing:
@@ -105,30 +121,4 @@ def check(workdir: Path, record: Record) -> bool:
 
 def write(workdir: Path, record: Record) -> None:
     """Writes config.json."""
-    write_atomically(workdir / "config.json", (json.dumps(record._asdict(), indent=2) + "\n").encode())
-
-
-def hardware() -> str:
-    """The devices that JAX uses, such as "1 x NVIDIA H200" or "1 x cpu (2 cores)"."""
-    kind = jax.devices()[0].device_kind
-    cores = f" ({os.cpu_count()} cores)" if jax.default_backend() == "cpu" else ""
-    return f"{jax.device_count()} x {kind}{cores}"
-
-
-def versions() -> dict[str, str]:
-    """Of this package and of those that numbers depend on."""
-    found = {}
-    for package in ("gm_jax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy"):
-        with contextlib.suppress(PackageNotFoundError):  # run from a checkout that is not installed
-            found[package] = version(package)
-    return found
-
-
-def digest(tree: PyTree) -> str:
-    """sha256 over the paths, shapes and values of a tree of arrays."""
-    sha = hashlib.sha256()
-    for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
-        value = np.ascontiguousarray(leaf)
-        sha.update(f"{jax.tree_util.keystr(path)}{value.shape}{value.dtype}".encode())
-        sha.update(value.tobytes())
-    return sha.hexdigest()
+    write_atomically(workdir / "config.json", (json.dumps({"format": FORMAT, **record._asdict()}, indent=2) + "\n").encode())

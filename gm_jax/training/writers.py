@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from tensorboardX import SummaryWriter
 
-from gm_jax.images import write_atomically
+from gm_jax.system.files import write_atomically
 
 
 def truncate_metrics(path: Path, step: int) -> None:

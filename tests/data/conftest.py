@@ -21,7 +21,8 @@ def no_network(monkeypatch, tmp_path):
         raise urllib.request.URLError("no network")
 
     monkeypatch.setattr(urllib.request, "urlopen", refuse)
-    monkeypatch.setattr(sources, "CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("GM_JAX_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(sources, "CACHE", str(tmp_path / "cache"), raising=False)
     monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path / "no_tfds"))
     return tried
 

@@ -10,9 +10,9 @@ import urllib.request
 
 import pytest
 
-from gm_jax import download
 from gm_jax.data import official
 from gm_jax.data.sources import load
+from gm_jax.system import download
 from tests.data.support import (
     assert_is_fake_cifar,
     assert_is_fake_mnist,
@@ -81,6 +81,13 @@ def test_download_checks_md5_and_falls_back_to_the_second_mirror(tmp_path, monke
     assert sorted(path.name for path in place.iterdir()) == sorted(served), "no partial file is left"
     monkeypatch.setattr(urllib.request, "urlopen", None)
     assert_is_fake_mnist(load("mnist", dir=str(place)))
+
+
+def test_a_folder_that_cannot_be_written_is_one_line(tmp_path, monkeypatch, no_network):
+    monkeypatch.setattr(urllib.request, "urlopen", lambda url, timeout: io.BytesIO(b"content"))
+    (tmp_path / "file").touch()
+    message = error_line("mnist", dir=str(tmp_path / "file" / "mnist"))
+    assert message.count("https://") == 2 and "set data.dir" in message, "every mirror was tried"
 
 
 def test_download_that_is_wrong_everywhere_leaves_nothing(tmp_path, monkeypatch, no_network):

@@ -5,9 +5,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from gm_jax.diffusion import paths, samplers
+from gm_jax.diffusion import samplers
+from gm_jax.diffusion.grids import time_grid
 from gm_jax.diffusion.langevin import annealed_langevin, consistent_epsilon, variance_ratio
-from gm_jax.diffusion.paths import geometric_path, grid
+from gm_jax.diffusion.paths import geometric_path
 from tests.diffusion.gaussian import MEAN, STD, denoiser, probability_flow
 
 PATH = geometric_path(0.02, 2.0, 10)
@@ -15,39 +16,7 @@ FINE = geometric_path(0.002, 20.0, 1000)
 SIGMAS = np.geomspace(0.02, 2.0, 10)
 
 
-# ---------------------------------------------------------------- the path
-
-
-def test_geometric_path_has_the_papers_sigmas_at_its_levels():
-    with jax.enable_x64(True):
-        values = jax.jit(lambda t: (PATH.alpha(t), PATH.sigma(t)))(np.append(np.arange(11), [2.5, 0.25]))
-        alpha, sigma = map(np.asarray, values)
-    np.testing.assert_allclose(sigma, [0, *SIGMAS, (SIGMAS[1] * SIGMAS[2]) ** 0.5, SIGMAS[0] / 4], rtol=1e-12)
-    np.testing.assert_array_equal(alpha, 1)
-    assert sigma[0] == 0 and (PATH.t_min, PATH.t_max) == (1, 10)
-
-
-def test_geometric_path_inverts_its_log_snr():
-    with jax.enable_x64(True):
-        t = np.linspace(0.3, 1000, 57)
-        np.testing.assert_allclose(jax.jit(lambda t: FINE.t_of_log_snr(paths.log_snr(FINE, t)))(t), t, rtol=1e-9)
-
-
-def test_scores_give_back_x0_on_the_geometric_path():
-    x0, eps = jax.random.normal(jax.random.key(0), (2, 4, 3, 3, 1))
-    t = jnp.array([1.0, 3.5, 8.0, 10.0])
-
-    @jax.jit
-    def there_and_back(x0, eps):
-        return paths.to_x0(PATH, "score", paths.target(PATH, "score", x0, eps, t), paths.add_noise(PATH, x0, eps, t), t)
-
-    np.testing.assert_allclose(there_and_back(x0, eps), x0, atol=1e-5)
-
-
-@pytest.mark.parametrize("settings", [(0.0, 1.0, 10), (2.0, 1.0, 10), (0.1, 1.0, 1)])
-def test_levels_that_make_no_sequence_are_refused(settings):
-    with pytest.raises(ValueError, match="sigma_min|noise levels"):
-        geometric_path(*settings)
+# --- other samplers on this path ----------------------------------------------------------------------------------------------
 
 
 @partial(jax.jit, static_argnames=("sampler", "steps"))
@@ -55,7 +24,7 @@ def flow_error(sampler, steps):
     """Largest distance from the exact end of the probability flow."""
     x = 20.0 * jnp.array([[-1.2], [0.7], [1.9]])
     exact = probability_flow(FINE, x, jnp.asarray(FINE.t_max), jnp.asarray(0.0))
-    keys, times = jax.random.split(jax.random.key(0), 3), grid(FINE, steps, "karras")
+    keys, times = jax.random.split(jax.random.key(0), 3), time_grid(FINE, steps, "karras")
     return jnp.abs(samplers.simulate(keys, sampler(FINE, denoiser(FINE)), x, times) - exact).max()
 
 
@@ -74,14 +43,14 @@ def test_solvers_keep_their_order_on_the_geometric_path(sampler, order, bound):
 )
 def test_the_samplers_of_other_models_draw_the_data_on_the_nodes(name, options):
     sampler = samplers.SAMPLERS[name](FINE, denoiser(FINE), **options)
-    keys, times = jax.random.split(jax.random.key(1), 20_000), grid(FINE, 200, "nodes")
+    keys, times = jax.random.split(jax.random.key(1), 20_000), time_grid(FINE, 200, "nodes")
     run = jax.jit(lambda keys: samplers.simulate(keys, sampler, samplers.initial_noise(FINE, keys, (1,)), times))
     draws = run(keys)
     assert abs(draws.mean() - MEAN) < 4 * STD / len(keys) ** 0.5 + 0.01
     assert abs(draws.std() / STD - 1) < 0.05
 
 
-# ---------------------------------------------------------------- annealed Langevin dynamics
+# --- annealed Langevin dynamics -----------------------------------------------------------------------------------------------
 
 
 def langevin_draws(share, n=20_000, path=PATH, times=None, **options):
@@ -89,7 +58,7 @@ def langevin_draws(share, n=20_000, path=PATH, times=None, **options):
     epsilon = share * float(path.sigma(path.t_min)) ** 2
     sampler = annealed_langevin(path, denoiser(path), epsilon, **options)
     keys, x_keys = jax.random.split(jax.random.key(0), (2, n))
-    times = grid(path, int(path.t_max), "nodes") if times is None else times
+    times = time_grid(path, int(path.t_max), "nodes") if times is None else times
     run = jax.jit(lambda x: samplers.simulate(keys, sampler, x, times))
     return np.asarray(run(samplers.initial_noise(path, x_keys, (1,))), np.float64)
 
@@ -136,7 +105,7 @@ def test_the_papers_step_is_this_one_under_twice_the_epsilon():
     """Algorithm 1: x + alpha_i / 2 s + sqrt(alpha_i) z."""
     epsilon, t, keys = 8e-5, jnp.float32(4), jax.random.split(jax.random.key(0), 5)
     x = jnp.linspace(-1, 1, 5)[:, None]
-    step = annealed_langevin(PATH, denoiser(PATH), epsilon, inner_steps=1).step(keys, x, t, t - 1)
+    step = annealed_langevin(PATH, denoiser(PATH), epsilon, inner_steps=1).step(keys, x, (), t, t - 1)[0]
     papers_alpha = 2 * epsilon * (SIGMAS[3] / SIGMAS[0]) ** 2
     score = -(x - MEAN) / (STD**2 + SIGMAS[3] ** 2)
     z = samplers.normal(jax.vmap(jax.random.fold_in, (0, None))(keys, 0), (1,))
@@ -144,20 +113,21 @@ def test_the_papers_step_is_this_one_under_twice_the_epsilon():
 
 
 def test_the_last_denoising_is_the_denoiser_at_the_smallest_level():
-    options = {"epsilon": 8e-5, "inner_steps": 3}
     x, keys = jnp.array([[0.5], [-1.0]]), jax.random.split(jax.random.key(0), 2)
-    step = {d: annealed_langevin(PATH, denoiser(PATH), **options, denoise=d).step for d in (True, False)}
-    noisy = step[False](keys, x, jnp.float32(1), jnp.float32(0))
-    np.testing.assert_array_equal(step[True](keys, x, jnp.float32(1), jnp.float32(0)), denoiser(PATH)(noisy, jnp.float32(1)))
-    between = [step[d](keys, x, jnp.float32(2), jnp.float32(1)) for d in (True, False)]
-    np.testing.assert_array_equal(*between)
+
+    def step(denoise, t):
+        sampler = annealed_langevin(PATH, denoiser(PATH), 8e-5, inner_steps=3, denoise=denoise)
+        return sampler.step(keys, x, (), jnp.float32(t), jnp.float32(t - 1))[0]
+
+    np.testing.assert_array_equal(step(True, 1), denoiser(PATH)(step(False, 1), jnp.float32(1)))
+    np.testing.assert_array_equal(step(True, 2), step(False, 2))
 
 
 def test_starts_are_noise_and_uniform_pixels():
     z = jax.random.normal(jax.random.key(0), (50_000,))
-    noise, uniform = (
-        annealed_langevin(PATH, denoiser(PATH), 8e-5, start=s).init(PATH.sigma(10.0) * z) for s in ("noise", "uniform")
-    )
+    times = time_grid(PATH, 10, "nodes")
+    samplers_ = [annealed_langevin(PATH, denoiser(PATH), 8e-5, start=start) for start in ("noise", "uniform")]
+    noise, uniform = (sampler.start(PATH.sigma(10.0) * z, times)[0] for sampler in samplers_)
     np.testing.assert_allclose(noise, 2 * z, rtol=1e-5)
     quantiles = np.linspace(0.05, 0.95, 19)
     np.testing.assert_allclose(np.quantile(uniform, quantiles), 2 * quantiles - 1, atol=0.02)
@@ -165,7 +135,7 @@ def test_starts_are_noise_and_uniform_pixels():
 
 
 def test_draws_depend_on_their_own_key_alone_and_frames_are_one_a_level():
-    sampler, times = annealed_langevin(PATH, denoiser(PATH), 8e-5, inner_steps=4), grid(PATH, 10, "nodes")
+    sampler, times = annealed_langevin(PATH, denoiser(PATH), 8e-5, inner_steps=4), time_grid(PATH, 10, "nodes")
 
     @partial(jax.jit, static_argnames="frames")
     def run(keys, frames=None):
@@ -189,7 +159,7 @@ def test_nfe_counts_the_calls_of_the_denoiser(denoise, nfe):
         return denoiser(PATH)(x, t)
 
     sampler = annealed_langevin(PATH, counting, 8e-5, inner_steps=3, denoise=denoise)
-    samplers.simulate(jax.random.split(jax.random.key(0), 1), sampler, jnp.ones((1, 1)), grid(PATH, 6, "nodes"))
+    samplers.simulate(jax.random.split(jax.random.key(0), 1), sampler, jnp.ones((1, 1)), time_grid(PATH, 6, "nodes"))
     jax.effects_barrier()
     assert len(calls) == sampler.nfe(6) == nfe
 
@@ -208,7 +178,7 @@ def test_settings_that_cannot_be_are_refused(options, reason):
         annealed_langevin(PATH, denoiser(PATH), **options)
 
 
-# ---------------------------------------------------------------- the choice of epsilon
+# --- the choice of epsilon ----------------------------------------------------------------------------------------------------
 
 
 def test_variance_ratio_is_that_of_a_chain_on_data_without_variance():

@@ -5,7 +5,9 @@ import pytest
 
 from gm_jax.diffusion import paths
 from gm_jax.models.ddpm import get_beta_schedule
-from tests.diffusion.gaussian import PATHS, denoiser, marginal, probability_flow
+from tests.diffusion.gaussian import PATHS, marginal
+
+GEOMETRIC, SIGMAS = paths.geometric_path(0.02, 2.0, 10), np.geomspace(0.02, 2.0, 10)
 
 
 @pytest.fixture(scope="module")
@@ -47,42 +49,39 @@ def test_betas_that_make_no_chain_are_refused(betas):
         paths.discrete_path(np.array(betas))
 
 
-@pytest.mark.parametrize("kind", paths.KINDS)
-@pytest.mark.parametrize("name", PATHS)
-def test_every_kind_of_prediction_gives_back_x0_and_eps(name, kind):
-    path = PATHS[name]
-    x0, eps = jax.random.normal(jax.random.key(0), (2, 5, 3, 3, 1))
-    t = path.t_max * jnp.array([0.05, 0.3, 0.5, 0.7, 0.8])
+def test_geometric_path_has_the_papers_sigmas_at_its_levels():
     with jax.enable_x64(True):
-        x_t = paths.add_noise(path, x0, eps, t)
-        prediction = paths.target(path, kind, x0, eps, t)
-        np.testing.assert_allclose(paths.to_x0(path, kind, prediction, x_t, t), x0, rtol=1e-6, atol=1e-6)
-        np.testing.assert_allclose(paths.to_eps(path, x0, x_t, t), eps, rtol=1e-6, atol=1e-6)
+        values = jax.jit(lambda t: (GEOMETRIC.alpha(t), GEOMETRIC.sigma(t)))(np.append(np.arange(11), [2.5, 0.25]))
+        alpha, sigma = map(np.asarray, values)
+    np.testing.assert_allclose(sigma, [0, *SIGMAS, (SIGMAS[1] * SIGMAS[2]) ** 0.5, SIGMAS[0] / 4], rtol=1e-12)
+    np.testing.assert_array_equal(alpha, 1)
+    assert sigma[0] == 0 and (GEOMETRIC.t_min, GEOMETRIC.t_max) == (1, 10)
 
 
-def test_unknown_kind_is_refused():
-    with pytest.raises(ValueError, match="known: x0, eps, v, score, velocity"):
-        paths.to_x0(PATHS["flow"], "noise", jnp.ones(1), jnp.ones(1), 0.5)
-
-
-def test_score_kind_is_the_gradient_of_the_conditional_log_density():
-    path, t, x0, eps = PATHS["linear"], 300.0, jnp.array([0.4]), jnp.array([-1.3])
-
-    def log_density(x_t):
-        return jnp.sum(-((x_t - path.alpha(t) * x0) ** 2) / (2 * path.sigma(t) ** 2))
-
-    score = jax.grad(log_density)(paths.add_noise(path, x0, eps, t))
-    np.testing.assert_allclose(paths.target(path, "score", x0, eps, t), score, rtol=1e-4)
-
-
-@pytest.mark.parametrize("name", PATHS)
-def test_velocity_is_the_slope_of_the_exact_probability_flow(name):
-    path = PATHS[name]
+def test_geometric_path_inverts_its_log_snr():
+    fine = paths.geometric_path(0.002, 20.0, 1000)
     with jax.enable_x64(True):
-        t, x = jnp.asarray(0.4003 * path.t_max), jnp.array([-1.0, 0.2, 2.0])
-        h = 1e-5 * path.t_max
-        slope = (probability_flow(path, x, t, t + h) - probability_flow(path, x, t, t - h)) / (2 * h)
-        np.testing.assert_allclose(paths.velocity(path, denoiser(path)(x, t), x, t), slope, rtol=2e-3)
+        t = np.linspace(0.3, 1000, 57)
+        np.testing.assert_allclose(jax.jit(lambda t: fine.t_of_log_snr(paths.log_snr(fine, t)))(t), t, rtol=1e-9)
+
+
+@pytest.mark.parametrize("settings", [(0.0, 1.0, 10), (2.0, 1.0, 10), (0.1, 1.0, 1)])
+def test_levels_that_make_no_sequence_are_refused(settings):
+    with pytest.raises(ValueError, match="sigma_min|noise levels"):
+        paths.geometric_path(*settings)
+
+
+@pytest.mark.parametrize("name", [*PATHS, "geometric"])
+def test_coefficients_are_those_of_the_path_and_their_slopes(name):
+    """At a time between the nodes; the slope by central differences."""
+    path = GEOMETRIC if name == "geometric" else PATHS[name]
+    with jax.enable_x64(True):
+        t, h, x = jnp.array([0.3003, 0.7107]) * path.t_max, 1e-6 * path.t_max, jnp.zeros((2, 3, 3, 1))
+        c = jax.jit(lambda t: paths.coefficients(path, t, x))(t)
+        for f, value, slope in ((path.alpha, c.alpha, c.d_alpha), (path.sigma, c.sigma, c.d_sigma)):
+            assert value.shape == slope.shape == (2, 1, 1, 1)
+            np.testing.assert_allclose(value.ravel(), f(t), rtol=1e-12)
+            np.testing.assert_allclose(slope.ravel(), (f(t + h) - f(t - h)) / (2 * h), rtol=1e-5, atol=1e-8)
 
 
 def test_posterior_equals_the_textbook_formulas_in_float64(betas):
@@ -114,48 +113,6 @@ def test_posterior_carries_one_marginal_to_the_other(name):
         np.testing.assert_allclose(q.transition + (path.alpha(t) / path.alpha(s) * path.sigma(s)) ** 2, path.sigma(t) ** 2)
         clean = paths.posterior(path, t, jnp.asarray(0.0))
         assert (clean.of_x0, clean.of_x_t, clean.variance) == (1, 0, 0)
-
-
-@pytest.mark.parametrize("spacing", paths.SPACINGS)
-@pytest.mark.parametrize("name", PATHS)
-def test_grids_fall_from_exactly_t_max_to_exactly_0(name, spacing):
-    path = PATHS[name]
-    path = path._replace(t_max=0.999) if name == "flow" and spacing in ("log_snr", "karras") else path
-    for n in (1, 2, 17) if (name, spacing) != ("flow", "nodes") else (1,):
-        times = jax.jit(lambda n=n: paths.grid(path, n, spacing))()
-        assert times.shape == (n + 1,) and times.dtype == jnp.float32
-        assert times[0] == np.float32(path.t_max) and times[-1] == 0
-        assert np.all(np.diff(times) < 0)
-
-
-def test_grids_are_even_in_what_their_name_says():
-    path = PATHS["linear"]
-    log_snr = paths.log_snr(path, paths.grid(path, 20, "log_snr")[:-1])
-    np.testing.assert_allclose(np.diff(log_snr), np.diff(log_snr).mean(), rtol=1e-2)
-    np.testing.assert_allclose(np.diff(np.sqrt(paths.grid(path, 20, "quadratic")[:-1]), 2), 0, atol=1e-4)
-    np.testing.assert_array_equal(paths.grid(path, 1000, "nodes"), np.arange(1000, -1, -1))
-    np.testing.assert_array_equal(paths.grid(path, 4, "nodes"), [1000, 750, 500, 250, 0])
-    np.testing.assert_array_equal(paths.grid(path, 300, "nodes") % 1, 0)
-
-
-def test_karras_grid_equals_the_papers_formula():
-    n, low, high = 18, 0.002, 80.0
-    sigmas = (high ** (1 / 7) + np.arange(n) / (n - 1) * (low ** (1 / 7) - high ** (1 / 7))) ** 7
-    np.testing.assert_allclose(paths.grid(paths.edm_path(low, high), n, "karras"), np.append(sigmas, 0), rtol=1e-4)
-
-
-@pytest.mark.parametrize(
-    "name, n, spacing, reason",
-    [
-        ("linear", 1001, "nodes", "1000 nodes"),
-        ("linear", 10, "sqrt", "unknown spacing"),
-        ("linear", 0, "uniform", "at least one"),
-        ("flow", 10, "log_snr", "pure noise"),
-    ],
-)
-def test_grids_that_cannot_be_are_refused(name, n, spacing, reason):
-    with pytest.raises(ValueError, match=reason):
-        paths.grid(PATHS[name], n, spacing)
 
 
 def test_add_noise_has_the_moments_of_the_path():

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from gm_jax.diffusion import samplers
-from gm_jax.diffusion.paths import grid, posterior
+from gm_jax.diffusion.grids import time_grid
+from gm_jax.diffusion.paths import posterior
 from tests.diffusion.gaussian import MEAN, PATHS, STD, denoiser, probability_flow
 
 # a grid that resolves each path
@@ -20,7 +21,7 @@ def error(name, sampler, steps):
     x = path.sigma(jnp.asarray(path.t_max)) * jnp.array([[-1.2], [0.7], [1.9]])
     exact = probability_flow(path, x, jnp.asarray(path.t_max), jnp.asarray(0.0))
     keys = jax.random.split(jax.random.key(0), 3)
-    end = samplers.simulate(keys, sampler(path, denoiser(path)), x, grid(path, steps, SPACING[name]))
+    end = samplers.simulate(keys, sampler(path, denoiser(path)), x, time_grid(path, steps, SPACING[name]))
     return jnp.abs(end - exact).max()
 
 
@@ -55,14 +56,14 @@ def test_euler_is_ddim_where_both_coefficients_are_linear_in_t(name):
     path = PATHS[name]
     x = path.t_max * jnp.array([[-0.5], [1.5]])
     t, s = jnp.float32(0.6 * path.t_max), jnp.float32(0.35 * path.t_max)
-    step = [f(path, denoiser(path)).step(None, x, t, s) for f in (samplers.euler, samplers.ddim)]
+    step = [f(path, denoiser(path)).step(None, x, (), t, s)[0] for f in (samplers.euler, samplers.ddim)]
     np.testing.assert_allclose(*step, rtol=1e-5)
 
 
 @partial(jax.jit, static_argnames=("name", "sampler", "steps"))
 def draw(keys, name, sampler, steps):
     path = PATHS[name]
-    x, times = samplers.initial_noise(path, keys, (1,)), grid(path, steps, SPACING[name])
+    x, times = samplers.initial_noise(path, keys, (1,)), time_grid(path, steps, SPACING[name])
     return samplers.simulate(keys, sampler(path, denoiser(path)), x, times)
 
 
@@ -88,7 +89,7 @@ def test_fixed_large_and_fixed_small_variance_bracket_the_data():
 def test_ddim_with_eta_1_draws_what_ancestral_with_fixed_small_draws():
     path = PATHS["linear"]
     keys = jax.random.split(jax.random.key(0), 4)
-    x, times = samplers.initial_noise(path, keys, (2, 2, 1)), grid(path, 25, "nodes")
+    x, times = samplers.initial_noise(path, keys, (2, 2, 1)), time_grid(path, 25, "nodes")
     a = samplers.simulate(keys, samplers.ancestral(path, denoiser(path), "fixed_small"), x, times)
     b = samplers.simulate(keys, samplers.ddim(path, denoiser(path), eta=1.0), x, times)
     np.testing.assert_allclose(a, b, atol=1e-5)
@@ -97,7 +98,8 @@ def test_ddim_with_eta_1_draws_what_ancestral_with_fixed_small_draws():
 @pytest.mark.parametrize("variance", ["fixed_small", "fixed_large"])
 def test_ancestral_step_is_the_reverse_transition(variance):
     path, x, t, s = PATHS["linear"], jnp.full((100_000, 1), 0.8), jnp.float32(500), jnp.float32(460)
-    draws = samplers.ancestral(path, denoiser(path), variance).step(jax.random.split(jax.random.key(0), len(x)), x, t, s)
+    step, keys = samplers.ancestral(path, denoiser(path), variance).step, jax.random.split(jax.random.key(0), len(x))
+    draws, _ = step(keys, x, (), t, s)
     q = posterior(path, t, s)
     expected = {"fixed_small": q.variance, "fixed_large": q.transition}[variance]
     mean = q.of_x0 * denoiser(path)(x[0], t) + q.of_x_t * x[0]
@@ -108,13 +110,14 @@ def test_ancestral_step_is_the_reverse_transition(variance):
 @pytest.mark.parametrize("sampler", [samplers.ancestral, partial(samplers.ddim, eta=1.0), samplers.heun])
 def test_the_step_to_the_clean_end_is_the_denoised_image(sampler):
     path, x, t = PATHS["linear"], jnp.array([[0.5], [-1.0]]), jnp.float32(1.0)
-    end = sampler(path, denoiser(path)).step(jax.random.split(jax.random.key(0), 2), x, t, jnp.float32(0))
+    keys = jax.random.split(jax.random.key(0), 2)
+    end, _ = sampler(path, denoiser(path)).step(keys, x, (), t, jnp.float32(0))
     np.testing.assert_allclose(end, denoiser(path)(x, t), atol=1e-6)
 
 
 def test_samples_depend_on_their_own_key_alone():
     path, sampler = PATHS["cosine"], samplers.ancestral(PATHS["cosine"], denoiser(PATHS["cosine"]))
-    keys, times = jax.random.split(jax.random.key(5), 6), grid(PATHS["cosine"], 10, "nodes")
+    keys, times = jax.random.split(jax.random.key(5), 6), time_grid(PATHS["cosine"], 10, "nodes")
     run = lambda keys: samplers.simulate(keys, sampler, samplers.initial_noise(path, keys, (3, 1)), times)  # noqa: E731
     together, alone = run(keys), jnp.concatenate([run(keys[:2]), run(keys[2:])])
     np.testing.assert_allclose(together, alone, atol=1e-6)
@@ -122,8 +125,8 @@ def test_samples_depend_on_their_own_key_alone():
 
 
 def test_frames_are_evenly_spaced_states_that_end_in_the_result():
-    path, times = PATHS["linear"], grid(PATHS["linear"], 10, "nodes")
-    counter = samplers.Sampler(init=lambda x: x, step=lambda keys, x, t, s: x * 0 + s, output=lambda x: x)
+    path, times = PATHS["linear"], time_grid(PATHS["linear"], 10, "nodes")
+    counter = samplers.memoryless(lambda keys, x, t, s: x * 0 + s)
     keys, x = jax.random.split(jax.random.key(0), 2), jnp.zeros((2, 1))
     frames = samplers.simulate(keys, counter, x, times, frames=5)
     assert frames.shape == (5, 2, 1)
@@ -137,7 +140,7 @@ def test_frames_are_evenly_spaced_states_that_end_in_the_result():
 
 
 def test_nfe_counts_the_calls_of_the_denoiser():
-    path, times = PATHS["flow"], grid(PATHS["flow"], 6, "uniform")
+    path, times = PATHS["flow"], time_grid(PATHS["flow"], 6, "uniform")
     for name, sampler in samplers.SAMPLERS.items():
         calls = []
 

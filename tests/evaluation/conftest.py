@@ -19,6 +19,7 @@ class ToyData(NamedTuple):
     name: str = "toy"
     x_train: np.ndarray = np.random.default_rng(2).integers(0, 256, (30, *SHAPE), dtype=np.uint8)
     y_train: np.ndarray | None = None
+    y_test: np.ndarray | None = None
     image_shape: tuple = SHAPE
     num_classes: int | None = None
 

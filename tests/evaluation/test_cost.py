@@ -6,10 +6,11 @@ import numpy as np
 import pytest
 from jax.experimental.compilation_cache import compilation_cache
 
-from gm_jax.core import Objective
+from gm_jax.core import Batch, Objective, Variables
 from gm_jax.evaluation import cost, tasks
-from gm_jax.flops import flops
 from gm_jax.models import classifier, ddpm
+from gm_jax.system import provenance
+from gm_jax.system.flops import flops
 from gm_jax.training import workdirs
 from tests.evaluation.conftest import DIMS
 
@@ -53,7 +54,7 @@ def trained(context, tmp_path):
 
 
 def test_sampling_costs_what_it_takes(context, quick):
-    measured = tasks.run(("cost",), context._replace(n=3))["metrics"]
+    measured = tasks.evaluate(("cost",), context._replace(n=3))["metrics"]
     assert measured["cost_parameters"]["value"] == DIMS**2
     assert measured["cost_nfe"]["value"] == 12
     assert measured["cost_sample_flops_per_image"]["value"] == PRODUCT
@@ -68,20 +69,20 @@ def test_sampling_costs_what_it_takes(context, quick):
 
 
 def test_entries_state_what_bears_on_them_and_no_more(context, quick):
-    measured = tasks.run(("cost",), context._replace(n=64, batch_size=4, options={"width": 2.0}))["metrics"]
+    measured = tasks.evaluate(("cost",), context._replace(n=64, batch_size=4, options={"width": 2.0}))["metrics"]
     timed, parameters = measured["cost_seconds_per_1000_samples"], measured["cost_parameters"]
     assert timed["n"] == 4 and timed["sampling"] == {"width": 2.0} and timed["nfe"] == 12
-    assert timed["hardware"] == workdirs.hardware()
+    assert timed["hardware"] == provenance.hardware()
     assert not {"weights", "seed", "step"} & set(timed)
     assert not {"n", "weights", "seed", "step", "sampling", "nfe"} & set(parameters)
 
 
 def test_a_repeat_replaces_its_forerunner_and_other_sampling_stands_beside_it(trained, quick, monkeypatch):
-    tasks.run(("cost",), trained)
+    tasks.evaluate(("cost",), trained)
     (trained.workdir / "metrics.jsonl").write_text('{"step": 12, "steps_per_second": 4.0}\n')
     monkeypatch.setattr(cost, "MIN_BATCHES", 5)
-    tasks.run(("cost",), trained._replace(step=12, seed=3, weights="raw"))
-    tasks.run(("cost",), trained._replace(step=12, options={"width": 2.0}))
+    tasks.evaluate(("cost",), trained._replace(step=12, seed=3, weights="raw"))
+    tasks.evaluate(("cost",), trained._replace(step=12, options={"width": 2.0}))
     stored = json.loads((trained.out / "results.json").read_text())["metrics"]
     several = {name: len(entries) for name, entries in stored.items()}
     unsampled = ("cost_parameters", *(name for name in stored if name.startswith("cost_train")))
@@ -91,7 +92,7 @@ def test_a_repeat_replaces_its_forerunner_and_other_sampling_stands_beside_it(tr
 
 
 def test_training_costs_are_those_of_the_records(trained, quick):
-    measured = tasks.run(("cost",), trained)["metrics"]
+    measured = tasks.evaluate(("cost",), trained)["metrics"]
     speed, minutes = measured["cost_train_images_per_second"], measured["cost_train_minutes"]
     assert speed["value"] == pytest.approx(10 * BATCH / (2 / 4 + 8 / 2)) and minutes["value"] == pytest.approx(4.5 / 60)
     assert speed["device"] == speed["hardware"] == "2 x abacus" and speed["versions"] == {"jax": "0"}
@@ -137,10 +138,11 @@ def test_compiled_programs_of_earlier_processes_are_not_taken_for_compilation(tm
 
 
 def test_one_evaluation_of_a_diffusion_model_is_one_of_its_network(context):
-    model = ddpm.make((4, 4, 1), timesteps=30, channels=8, channel_multipliers=(1,), attention_resolutions=())
+    network = {"name": "unet", "channels": 8, "channel_multipliers": (1,), "attention_resolutions": ()}
+    model = ddpm.make((4, 4, 1), timesteps=30, network=network)
     keys = jax.random.split(jax.random.key(0), 1)
-    params = jax.eval_shape(model.init, keys[0], ddpm.Batch(jnp.zeros((1, 4, 4, 1)), None, keys)).params
-    context = context._replace(model=model, variables=ddpm.Variables(params))
+    params = jax.eval_shape(model.init, keys[0], Batch(jnp.zeros((1, 4, 4, 1)), None, keys)).params
+    context = context._replace(model=model, variables=Variables(params))
 
     def of(**options):
         found = cost.sampling_arithmetic(context._replace(options=options))
@@ -156,8 +158,8 @@ def test_one_evaluation_of_a_diffusion_model_is_one_of_its_network(context):
 def test_a_classifier_draws_nothing(context):
     model = classifier.make((4, 4, 1), 3, channels=8)
     keys = jax.random.split(jax.random.key(0), 2)
-    variables = jax.jit(model.init)(keys[0], ddpm.Batch(jnp.zeros((2, 4, 4, 1)), None, keys))
-    written = tasks.run(("all",), context._replace(model=model, variables=variables, model_name="classifier"))
+    variables = jax.jit(model.init)(keys[0], Batch(jnp.zeros((2, 4, 4, 1)), None, keys))
+    written = tasks.evaluate(("all",), context._replace(model=model, variables=variables, model_name="classifier"))
     drawing = ("samples", "quality", "neighbours", "cost")
     assert written["skipped"].items() >= dict.fromkeys(drawing, "classifier has no samples").items()
     assert not written["pictures"]

@@ -5,16 +5,16 @@ from PIL import Image
 
 from gm_jax import images
 from gm_jax.evaluation import pictures
+from gm_jax.evaluation.draw import draw_samples
 from gm_jax.evaluation.likelihood import likelihood
-from gm_jax.evaluation.sample import sample
-from gm_jax.evaluation.statistics import mean_and_stderr
+from gm_jax.evaluation.results import mean_and_stderr
 from tests.evaluation.tiles import tiles_of
 
 
 def test_samples_picture_shows_the_samples_by_index(context):
     assert pictures.samples(context._replace(n=5)) == {"pictures": ["samples.png"]}
     shown = tiles_of(context.out / "samples.png", 2, 3).reshape(6, 4, 4)
-    np.testing.assert_array_equal(shown[:5], sample(context.model, context.variables, 5, batch_size=4)[..., 0])
+    np.testing.assert_array_equal(shown[:5], draw_samples(context.model, context.variables, 5, batch_size=4)[..., 0])
     assert (shown[5] == 255).all()
 
 
@@ -34,7 +34,7 @@ def test_denoising_ends_in_the_samples_and_moves(context):
     entries = pictures.denoising(context._replace(n=3))
     assert entries == {"pictures": ["denoising.png", "denoising.gif"]}
     strip = tiles_of(context.out / "denoising.png", 3, 10)
-    np.testing.assert_array_equal(strip[:, -1], sample(context.model, context.variables, 3)[..., 0])
+    np.testing.assert_array_equal(strip[:, -1], draw_samples(context.model, context.variables, 3)[..., 0])
     distance = np.abs(strip.astype(float) - 127.5).mean((0, 2, 3))  # the toy's path leaves grey steadily
     assert (np.diff(distance) > 0).all()
     with Image.open(context.out / "denoising.gif") as gif:
@@ -44,7 +44,7 @@ def test_denoising_ends_in_the_samples_and_moves(context):
 
 
 def test_discrete_latents_are_told_apart(context):
-    codes = context.model._replace(posterior=None, encode=lambda variables, keys, x: jnp.zeros((len(x), 4), jnp.int32))
+    codes = context.model._replace(posterior=None, encode=lambda variables, keys, x, labels: jnp.zeros((len(x), 4), jnp.int32))
     assert pictures.latent_is_continuous(context)
     assert not pictures.latent_is_continuous(context._replace(model=codes))
 

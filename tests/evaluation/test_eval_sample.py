@@ -9,16 +9,16 @@ import numpy as np
 import pytest
 
 from gm_jax.errors import InputError
-from gm_jax.evaluation.sample import sample
+from gm_jax.evaluation.draw import balanced_labels, draw_samples
 from gm_jax.images import to_uint8
 
 DRAW_ELSEWHERE = """
 import sys, jax, numpy as np
 from conftest import toy_model, toy_variables
-from gm_jax.batching import map_batches
-from gm_jax.evaluation.sample import sample
+from gm_jax.system.batching import map_batches
+from gm_jax.evaluation.draw import draw_samples
 assert jax.local_device_count() == 8
-x = sample(toy_model(), toy_variables(), n=11, seed=3, batch_size=5)
+x = draw_samples(toy_model(), toy_variables(), n=11, seed=3, batch_size=5)
 shapes = []
 def note(variables, keys):
     shapes.append(keys.shape)
@@ -36,7 +36,7 @@ def assert_same_images(x, y):
 
 @pytest.fixture(scope="module")
 def eleven(toy):
-    return sample(*toy, n=11, seed=3, batch_size=11)
+    return draw_samples(*toy, n=11, seed=3, batch_size=11)
 
 
 def test_sample_i_is_drawn_with_its_own_key(context, eleven):
@@ -48,15 +48,15 @@ def test_sample_i_is_drawn_with_its_own_key(context, eleven):
 
 @pytest.mark.parametrize("batch_size", [1, 4, 64])
 def test_batch_size_changes_nothing(context, eleven, batch_size):
-    assert_same_images(sample(context.model, context.variables, 11, 3, batch_size), eleven)
+    assert_same_images(draw_samples(context.model, context.variables, 11, 3, batch_size), eleven)
 
 
 def test_first_samples_do_not_depend_on_n(context, eleven):
-    assert_same_images(sample(context.model, context.variables, 6, 3, 4), eleven[:6])
+    assert_same_images(draw_samples(context.model, context.variables, 6, 3, 4), eleven[:6])
 
 
 def test_seed_changes_every_sample(context, eleven):
-    assert (sample(context.model, context.variables, 11, 4, 11) != eleven).any(axis=(1, 2, 3)).all()
+    assert (draw_samples(context.model, context.variables, 11, 4, 11) != eleven).any(axis=(1, 2, 3)).all()
 
 
 def test_eight_devices_draw_what_one_draws(tmp_path, eleven):
@@ -80,9 +80,9 @@ def test_labels_and_options_reach_the_model_and_it_is_traced_once(context):
         return context.model.sample(variables, keys, labels, **options)
 
     model = context.model._replace(sample=counted)
-    labels = np.arange(11) % 10
+    labels = balanced_labels(10, 11)
     options = {"width": 2.0}
-    x = sample(model, context.variables, 11, 0, 4, labels, options, lambda done, total: progress.append((done, total)))
+    x = draw_samples(model, context.variables, 11, 0, 4, labels, options, lambda done, total: progress.append((done, total)))
     np.testing.assert_array_equal(x[:, 0, 0, 0], to_uint8(labels.astype(np.float32) / 10))
     assert traces == [{"width": 2.0}]
     assert progress == [(4, 11), (8, 11), (11, 11)]
@@ -96,5 +96,24 @@ def test_pixels_that_are_not_finite_stop_the_sampling(context):
     calls = []
     with pytest.raises(InputError, match="1 of 4 samples hold NaN"):
         model = context.model._replace(sample=broken)
-        sample(model, context.variables, 11, 0, 4, progress=lambda *args: calls.append(args))
+        draw_samples(model, context.variables, 11, 0, 4, progress=lambda *args: calls.append(args))
     assert len(calls) <= 1
+
+
+def test_options_that_json_turned_into_lists_are_as_good_as_tuples(context):
+    def scaled(variables, keys, labels=None, *, scales):
+        return jnp.full((len(keys), 4, 4, 1), scales[1])
+
+    model = context.model._replace(sample=scaled)
+    drawn = draw_samples(model, context.variables, 2, options={"scales": [0.5, -1.0]})
+    assert (drawn == 0).all()
+
+
+def test_labels_are_the_classes_in_turn_whatever_n():
+    np.testing.assert_array_equal(balanced_labels(3, 7), [0, 1, 2, 0, 1, 2, 0])
+    np.testing.assert_array_equal(balanced_labels(10, 5, (7, 3)), [7, 3, 7, 3, 7])
+    assert balanced_labels(None, 5) is None
+    with pytest.raises(InputError, match=r"eval.labels=\(10,\): this model knows the classes 0 to 9"):
+        balanced_labels(10, 5, (10,))
+    with pytest.raises(InputError, match="unconditional"):
+        balanced_labels(None, 5, (1,))

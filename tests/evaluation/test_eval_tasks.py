@@ -27,7 +27,7 @@ def one_line(error):
 
 
 def test_entries_carry_their_origin(context):
-    written = tasks.run(("likelihood", "samples"), context._replace(n=4, weights="raw", seed=2, options={"width": 0.5}))
+    written = tasks.evaluate(("likelihood", "samples"), context._replace(n=4, weights="raw", seed=2, options={"width": 0.5}))
     content = stored(context)
     [entry] = content["metrics"]["elbo_bits_per_dim"]
     assert entry == written["metrics"]["elbo_bits_per_dim"]
@@ -40,23 +40,23 @@ def test_entries_carry_their_origin(context):
 
 
 def test_likelihood_options_reach_those_that_take_them_and_are_recorded(context):
-    plain = tasks.run(("likelihood",), context)["metrics"]
-    scaled = tasks.run(("likelihood",), context._replace(likelihood_options={"scale": 3}))["metrics"]
+    plain = tasks.evaluate(("likelihood",), context)["metrics"]
+    scaled = tasks.evaluate(("likelihood",), context._replace(likelihood_options={"scale": 3}))["metrics"]
     assert scaled["elbo_nats"]["value"] == pytest.approx(3 * plain["elbo_nats"]["value"])
     assert scaled["elbo_nats"]["options"] == {"scale": 3} and "options" not in plain["elbo_nats"]
     assert scaled["twice_nats"]["value"] == plain["twice_nats"]["value"] and "options" not in scaled["twice_nats"]
     with pytest.raises(InputError) as error:
-        tasks.run(("likelihood",), context._replace(likelihood_options={"scales": 3}))
+        tasks.evaluate(("likelihood",), context._replace(likelihood_options={"scales": 3}))
     assert "no likelihood option 'scales'" in one_line(error) and "take scale" in one_line(error)
 
 
 def test_other_measurements_are_kept_and_repetitions_replaced(context, measured):
     for weights, options, value in (("ema", {}, 1.0), ("raw", {}, 2.0), ("ema", {"width": 3.0}, 3.0), ("ema", {}, 4.0)):
         measured["fid"] = {"value": value}
-        tasks.run(("judge",), context._replace(weights=weights, options=options))
+        tasks.evaluate(("judge",), context._replace(weights=weights, options=options))
     measured["fid"] = {"value": 5.0}
-    tasks.run(("judge",), context._replace(step=8))
-    tasks.run(("likelihood",), context)
+    tasks.evaluate(("judge",), context._replace(step=8))
+    tasks.evaluate(("likelihood",), context)
     content = stored(context)
     assert [entry["value"] for entry in content["metrics"]["fid"]] == [2.0, 3.0, 4.0, 5.0]
     assert "elbo_nats" in content["metrics"]
@@ -64,15 +64,15 @@ def test_other_measurements_are_kept_and_repetitions_replaced(context, measured)
 
 def test_tuples_and_numpy_options_do_not_hide_a_repetition(context, measured):
     context = context._replace(model=context.model._replace(nfe=None), options={"levels": (1, 2), "width": np.float32(0.5)})
-    tasks.run(("judge",), context)
-    tasks.run(("judge",), context)
+    tasks.evaluate(("judge",), context)
+    tasks.evaluate(("judge",), context)
     [entry] = stored(context)["metrics"]["fid"]
     assert entry["sampling"] == {"levels": [1, 2], "width": 0.5}
 
 
 def test_numbers_that_are_not_finite_are_words_in_strict_json(context, measured):
     measured["fid"] = {"value": float("nan"), "stderr": np.float64("inf"), "range": [-np.inf, np.int64(3), None]}
-    tasks.run(("judge",), context)
+    tasks.evaluate(("judge",), context)
 
     def refuse(constant):
         raise AssertionError(f"{constant} is not JSON")
@@ -83,7 +83,7 @@ def test_numbers_that_are_not_finite_are_words_in_strict_json(context, measured)
 
 
 def test_interrupted_write_keeps_the_old_results(context, measured, monkeypatch):
-    tasks.run(("judge",), context)
+    tasks.evaluate(("judge",), context)
     before = (context.out / "results.json").read_bytes()
 
     def die(*args):
@@ -91,7 +91,7 @@ def test_interrupted_write_keeps_the_old_results(context, measured, monkeypatch)
 
     monkeypatch.setattr(os, "replace", die)
     with pytest.raises(KeyboardInterrupt):
-        tasks.run(("judge",), context._replace(step=9))
+        tasks.evaluate(("judge",), context._replace(step=9))
     assert (context.out / "results.json").read_bytes() == before
     assert os.listdir(context.out) == ["results.json"]
 
@@ -102,38 +102,38 @@ def test_results_of_finished_tasks_survive_a_later_failure(context, measured, mo
 
     monkeypatch.setitem(tasks.TASKS, "failing", Task(fail, "fails", 1))
     with pytest.raises(RuntimeError, match="boom"):
-        tasks.run(("judge", "failing"), context)
+        tasks.evaluate(("judge", "failing"), context)
     assert "fid" in stored(context)["metrics"]
 
 
 def test_unknown_task_names_the_nearest(context):
     with pytest.raises(InputError) as error:
-        tasks.run(("sampels",), context)
+        tasks.evaluate(("sampels",), context)
     assert "unknown task 'sampels'; did you mean 'samples'?" in one_line(error)
     with pytest.raises(InputError, match="no task given"):
-        tasks.run((), context)
+        tasks.evaluate((), context)
 
 
 def test_task_beyond_the_model_stops_before_any_work(context):
     ddpm = context.model._replace(encode=None, decode=None, posterior=None)
     context = context._replace(model=ddpm, model_name="ddpm")
     with pytest.raises(InputError) as error:
-        tasks.run(("samples", "reconstructions"), context)
+        tasks.evaluate(("samples", "reconstructions"), context)
     assert "ddpm has no encoder" in one_line(error) and "samples, denoising, likelihood" in one_line(error)
     assert not context.out.exists()
 
 
 def test_all_skips_what_the_model_cannot_do(context):
     ddpm = context.model._replace(encode=None, decode=None, posterior=None, likelihoods=())
-    written = tasks.run(("all",), context._replace(model=ddpm, model_name="ddpm", n=2))
+    written = tasks.evaluate(("all",), context._replace(model=ddpm, model_name="ddpm", n=2))
     assert set(written["pictures"]) == {"samples.png", "denoising.png", "denoising.gif"}
     missing = {"reconstructions": "encoder", "interpolation": "encoder", "likelihood": "likelihood"}
     assert written["skipped"].items() >= {name: f"ddpm has no {what}" for name, what in missing.items()}.items()
 
 
 def test_all_does_everything_that_the_toy_can(context):
-    written = tasks.run(("all",), context)
-    assert set(written["skipped"]) == {"quality", "neighbours"}  # there are no labels to train a classifier on
+    written = tasks.evaluate(("all",), context)
+    assert set(written["skipped"]) == {"quality", "neighbours", "points"}  # there are no labels to train a classifier on
     assert set(os.listdir(context.out)) == {*written["pictures"], "results.json"}
     content = stored(context)
     assert content["pictures"]["interpolation.png"]["n"] == 5  # the default of 8 pairs gives way to 11 images
@@ -143,20 +143,20 @@ def test_all_does_everything_that_the_toy_can(context):
 @pytest.mark.parametrize("name, n", [("reconstructions", 12), ("interpolation", 6), ("likelihood", 12), ("samples", 0)])
 def test_n_beyond_the_data_is_refused(context, name, n):
     with pytest.raises(InputError) as error:
-        tasks.run((name,), context._replace(n=n))
+        tasks.evaluate((name,), context._replace(n=n))
     assert f"{n}" in one_line(error)
 
 
 def test_unknown_sampling_option_is_one_line(context):
     with pytest.raises(InputError) as error:
-        tasks.run(("samples",), context._replace(options={"wdith": 2}))
+        tasks.evaluate(("samples",), context._replace(options={"wdith": 2}))
     assert "toy refuses the sampling options" in one_line(error) and "wdith" in one_line(error)
 
 
 def test_images_that_cannot_be_drawn_are_refused(context):
     dataset = context.dataset._replace(image_shape=(4, 4, 4))
-    with pytest.raises(InputError, match="toy has no grey or RGB images"):
-        tasks.run(("samples",), context._replace(dataset=dataset))
+    with pytest.raises(InputError, match="toy has no picture of its data"):
+        tasks.evaluate(("samples",), context._replace(dataset=dataset))
 
 
 @pytest.mark.parametrize("text", ["{broken", "[]", '{"metrics": 3, "pictures": {}}'])
@@ -164,7 +164,7 @@ def test_unreadable_results_are_left_alone(context, text):
     context.out.mkdir()
     (context.out / "results.json").write_text(text)
     with pytest.raises(InputError, match="results.json"):
-        tasks.run(("samples",), context)
+        tasks.evaluate(("samples",), context)
     assert (context.out / "results.json").read_text() == text
     assert os.listdir(context.out) == ["results.json"]
 
@@ -172,7 +172,7 @@ def test_unreadable_results_are_left_alone(context, text):
 def test_output_folder_that_is_a_file_is_one_line(context):
     context.out.write_text("")
     with pytest.raises(InputError) as error:
-        tasks.run(("samples",), context)
+        tasks.evaluate(("samples",), context)
     assert "another output folder" in one_line(error)
 
 

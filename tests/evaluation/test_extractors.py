@@ -9,14 +9,16 @@ import numpy as np
 import pytest
 
 from configs.classifier import get_config
-from gm_jax import experiment
+from gm_jax.build import resolve
 from gm_jax.data import sources
 from gm_jax.data.dataset import Dataset
 from gm_jax.errors import InputError
 from gm_jax.evaluation import extractors
 from gm_jax.metrics import inception
 from gm_jax.metrics.extractor import Extractor, extract
-from gm_jax.training import loop, workdirs
+from gm_jax.system import provenance
+from gm_jax.training import loop
+from gm_jax.training.restore import restore
 from tests.training.support import BATCHNORM, settings
 
 AUTO = {"extractor": "auto", "inception": ""}
@@ -79,7 +81,7 @@ def test_it_is_trained_once(classifier, digits, no_training):
     again = extractors.choose(AUTO, digits)
     assert (again.name, again.digest) == (classifier.name, classifier.digest)
     workdir = extractors.trained_classifier(digits)
-    assert classifier.digest == workdirs.digest(experiment.restore(workdir).variables.params)
+    assert classifier.digest == provenance.digest(restore(workdir).variables.params)
     assert not workdir.with_suffix(".unfinished").exists()
 
 
@@ -101,7 +103,7 @@ def test_interrupted_training_goes_on_and_ends_the_same(classifier, digits, monk
     train, steps = loop.train, []
 
     def watch(config, workdir, *args, **kwargs):
-        steps.append(experiment.restore(workdir).step)
+        steps.append(restore(workdir).step)
         train(config, workdir, *args, **kwargs)
 
     monkeypatch.setattr(loop, "train", watch)
@@ -156,9 +158,8 @@ def test_a_work_directory_serves_too(classifier, digits, tmp_path, no_training):
 
 
 def test_its_settings_are_those_of_the_config_file():
-    assert full_config("digits") == get_config("digits").to_dict()
-    mnist = get_config("mnist").to_dict()
-    assert full_config("mnist") == mnist
+    for preset in ("digits", "mnist"):
+        assert full_config(preset) == resolve(get_config(preset).to_dict())
 
 
 @pytest.mark.parametrize(

@@ -12,14 +12,14 @@ from gm_jax.core import Codes, DiagonalGaussian, Likelihood
 from gm_jax.errors import InputError
 from gm_jax.evaluation import latent, tasks
 from gm_jax.images import to_float, to_uint8
-from gm_jax.metrics import latent as measures
+from gm_jax.metrics import information as measures
 from gm_jax.report import tables
 
 N = 30  # training images of the toy
 
 
 def measured(context, **fields):
-    return tasks.run(("latent",), context._replace(**fields))["metrics"]
+    return tasks.evaluate(("latent",), context._replace(**fields))["metrics"]
 
 
 def stored(context):

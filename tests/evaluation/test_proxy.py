@@ -8,14 +8,14 @@ from gm_jax import experiment
 from gm_jax.data import sources
 from gm_jax.errors import InputError
 from gm_jax.evaluation import extractors, proxy
-from gm_jax.evaluation.sample import sample
+from gm_jax.evaluation.draw import draw_samples
 from gm_jax.metrics import statistics
 from gm_jax.metrics.extractor import Extractor, Features
 from gm_jax.metrics.frechet import frechet_distance
-from gm_jax.training import loop
+from gm_jax.training.restore import recalibrated, restore
 from tests.training.support import BATCHNORM, assert_identical, leaves, metrics, settings
 
-VAE = {"name": "vae", "latent_dim": 2, "channels": 8, "num_blocks": 0}
+VAE = {"name": "vae", "latent_dim": 4, "network": {"name": "resnet", "channels": 8}}
 
 
 def quadrants(images):
@@ -38,36 +38,36 @@ def curve(workdir):
 
 def test_it_is_the_distance_of_averaged_samples_to_the_first_training_images(tmp_path):
     config = settings(BATCHNORM, steps=10, proxy_every=4, proxy_n=20)
-    loop.train(config, tmp_path / "run")
+    experiment.train(config, tmp_path / "run")
     steps, names, values = zip(*curve(tmp_path / "run"), strict=True)
     assert steps == (4, 8, 10) and set(names) == {"proxy/frechet_quadrants_20_train200"}
     assert len(set(values)) == 3
 
-    restored, digits = experiment.restore(tmp_path / "run"), sources.load("digits")
+    restored, digits = restore(tmp_path / "run"), sources.load("digits")
     assert restored.weights == "ema"
-    variables = experiment.recalibrated(restored.model, restored.variables, digits.x_train)
-    drawn = sample(restored.model, variables, 20, seed=0)
+    variables = recalibrated(restored.model, restored.variables, digits.x_train, digits.y_train)
+    drawn = draw_samples(restored.model, variables, 20, seed=0)
     pair = (statistics.of(quadrants(np.float64(x))) for x in (drawn, digits.x_train[:200]))
     np.testing.assert_allclose(values[-1], frechet_distance(*pair), rtol=1e-5)
 
 
 def test_the_name_says_when_the_reference_is_the_whole_split(tmp_path):
-    loop.train(settings(BATCHNORM, steps=1, proxy_every=1, proxy_n=151), tmp_path / "run")
+    experiment.train(settings(BATCHNORM, steps=1, proxy_every=1, proxy_n=151), tmp_path / "run")
     assert [name for _, name, _ in curve(tmp_path / "run")] == ["proxy/frechet_quadrants_151_train"]
 
 
 @pytest.mark.parametrize("steps_per_dispatch", [1, 4])
 def test_training_takes_no_notice(tmp_path, steps_per_dispatch):
     common = {"steps": 7, "steps_per_dispatch": steps_per_dispatch}
-    loop.train(settings(BATCHNORM, **common), tmp_path / "without")
-    loop.train(settings(BATCHNORM, **common, proxy_every=3, proxy_n=5), tmp_path / "with")
+    experiment.train(settings(BATCHNORM, **common), tmp_path / "without")
+    experiment.train(settings(BATCHNORM, **common, proxy_every=3, proxy_n=5), tmp_path / "with")
     assert [step for step, *_ in curve(tmp_path / "with")] == [3, 6, 7]
     assert_identical(leaves(tmp_path / "with"), leaves(tmp_path / "without"))
 
 
 def test_a_rerun_may_ask_for_it(tmp_path):
-    loop.train(settings(BATCHNORM, steps=2), tmp_path / "run")
-    loop.train(settings(BATCHNORM, steps=4, proxy_every=1, proxy_n=5), tmp_path / "run")
+    experiment.train(settings(BATCHNORM, steps=2), tmp_path / "run")
+    experiment.train(settings(BATCHNORM, steps=4, proxy_every=1, proxy_n=5), tmp_path / "run")
     assert [step for step, *_ in curve(tmp_path / "run")] == [3, 4]
 
 
@@ -75,8 +75,8 @@ def test_samples_that_are_not_finite_stop_nothing(tmp_path, monkeypatch, capsys)
     def broken(*_, **__):
         raise InputError("3 of 5 samples hold NaN")
 
-    monkeypatch.setattr(proxy, "sample", broken)
-    loop.train(settings(BATCHNORM, steps=2, proxy_every=1, proxy_n=5), tmp_path / "run")
+    monkeypatch.setattr(proxy, "draw_samples", broken)
+    experiment.train(settings(BATCHNORM, steps=2, proxy_every=1, proxy_n=5), tmp_path / "run")
     assert curve(tmp_path / "run") == []
     assert "step 1: no proxy/frechet_quadrants_5_train50 (3 of 5 samples hold NaN)" in capsys.readouterr().out
 
@@ -85,13 +85,13 @@ def test_samples_that_are_not_finite_stop_nothing(tmp_path, monkeypatch, capsys)
     ("model", "fields", "message"),
     [
         ({"name": "classifier", "channels": 8}, {}, "a classifier does not sample"),
-        (VAE, {"proxy_n": 1}, "train.proxy_n is 1; it must be at least 2"),
+        (VAE, {"proxy_n": 1}, "train.proxy_n is 1; give a whole number of at least 2"),
         (VAE, {"proxy_every": -1}, "train.proxy_every is -1"),
     ],
 )
 def test_what_cannot_be_measured_is_refused_before_training(tmp_path, model, fields, message):
     with pytest.raises(InputError, match=message):
-        loop.train(settings(model, steps=2, **{"proxy_every": 1, **fields}), tmp_path / "run")
+        experiment.train(settings(model, steps=2, **{"proxy_every": 1, **fields}), tmp_path / "run")
     assert not (tmp_path / "run").exists()
 
 
@@ -101,6 +101,6 @@ def test_without_an_extractor_nothing_is_trained(tmp_path, monkeypatch):
 
     monkeypatch.setattr(extractors, "choose", missing)
     with pytest.raises(InputError, match="no weights"):
-        loop.train(settings(BATCHNORM, steps=2, proxy_every=1), tmp_path / "run")
+        experiment.train(settings(BATCHNORM, steps=2, proxy_every=1), tmp_path / "run")
     assert not (tmp_path / "run").exists()
-    loop.train(settings(BATCHNORM, steps=2), tmp_path / "run")
+    experiment.train(settings(BATCHNORM, steps=2), tmp_path / "run")

@@ -6,8 +6,8 @@ import pytest
 
 from gm_jax.errors import InputError
 from gm_jax.evaluation import extractors, results, tasks
+from gm_jax.evaluation.draw import draw_samples
 from gm_jax.evaluation.neighbours import nearest
-from gm_jax.evaluation.sample import sample
 from gm_jax.metrics import frechet, statistics
 from gm_jax.metrics.extractor import Extractor, Features
 
@@ -42,7 +42,7 @@ def judged(context, monkeypatch, tmp_path):
 
 
 def quality(context, **fields):
-    return tasks.run(["quality"], context._replace(**fields))["metrics"]
+    return tasks.evaluate(["quality"], context._replace(**fields))["metrics"]
 
 
 def distance(a, b):
@@ -51,7 +51,7 @@ def distance(a, b):
 
 def test_the_distance_is_that_of_the_samples_features(judged, toy):
     measured = quality(judged, n=70)
-    drawn = sample(*toy, 70, judged.seed)
+    drawn = draw_samples(*toy, 70, judged.seed)
     entry = measured["frechet_halves_70_train"]
     assert entry["value"] == pytest.approx(distance(drawn, judged.dataset.x_train), rel=1e-4)
     assert entry["n"] == 70 and entry["extractor"]["name"] == "halves" and entry["reference"]["n"] == 200
@@ -66,7 +66,7 @@ def test_the_floor_is_that_of_real_images_of_the_other_split(judged):
 
 def test_the_reference_may_be_the_test_split(judged, toy):
     measured = quality(judged, n=70, judging=JUDGING | {"reference": "test"})
-    expected = distance(sample(*toy, 70, judged.seed), judged.dataset.x_test)
+    expected = distance(draw_samples(*toy, 70, judged.seed), judged.dataset.x_test)
     assert measured["frechet_halves_70_test"]["value"] == pytest.approx(expected, rel=1e-4)
     with pytest.raises(InputError, match="train or test"):
         quality(judged, judging=JUDGING | {"reference": "validation"})
@@ -74,7 +74,7 @@ def test_the_reference_may_be_the_test_split(judged, toy):
 
 def test_sets_are_consecutive_samples_and_give_a_spread(judged, toy):
     entry = quality(judged, n=30, judging=JUDGING | {"sets": 3})["frechet_halves_30_train"]
-    drawn = sample(*toy, 90, judged.seed)
+    drawn = draw_samples(*toy, 90, judged.seed)
     values = [distance(drawn[i : i + 30], judged.dataset.x_train) for i in (0, 30, 60)]
     assert entry["value"] == pytest.approx(np.mean(values), rel=1e-4)
     assert entry["std"] == pytest.approx(np.std(values, ddof=1), rel=1e-3) and entry["sets"] == 3
@@ -100,7 +100,7 @@ def test_an_interrupted_call_goes_on_where_it_was(judged, monkeypatch):
     monkeypatch.setattr("gm_jax.metrics.store.PART", 16)
     interrupted = judged._replace(out=judged.out / "again", n=70)
     with pytest.raises(KeyboardInterrupt):
-        tasks.run(["quality"], interrupted)
+        tasks.evaluate(["quality"], interrupted)
     assert quality(interrupted)["frechet_halves_70_train"]["value"] == pytest.approx(
         whole["frechet_halves_70_train"]["value"], rel=1e-5
     )
@@ -111,7 +111,15 @@ def test_an_interrupted_call_goes_on_where_it_was(judged, monkeypatch):
 def test_a_model_that_takes_labels_is_sampled_with_all_classes(judged):
     labelled = judged.dataset
     labelled.num_classes, labelled.y_train = 10, np.arange(200, dtype=np.int32) % 10
-    measured = quality(judged, n=70)
+    labelled.y_test = np.arange(90, dtype=np.int32) % 10
+    conditional = judged._replace(model=judged.model._replace(num_classes=10))
+    measured = quality(conditional, n=70)
+    assert quality(judged, n=70)["frechet_halves_70_train"]["value"] != measured["frechet_halves_70_train"]["value"]
+    assert measured["frechet_halves_70_train"]["sampling"] == {"labels": "balanced"}
+    few = quality(conditional, n=70, labels=(7,))["frechet_halves_70_train"]
+    assert few["sampling"] == {"labels": [7]}
+    sevens = np.full((70, *SHAPE), round((1 + 7 / 10) * 127.5), np.uint8)
+    assert few["value"] == pytest.approx(distance(sevens, labelled.x_train), rel=1e-3)
     drawn = np.asarray([round((1 + label / 10) * 127.5) for label in np.arange(70) % 10], np.uint8)
     images = np.broadcast_to(drawn[:, None, None, None], (70, *SHAPE))
     assert measured["frechet_halves_70_train"]["value"] == pytest.approx(distance(images, labelled.x_train), rel=1e-3)
@@ -122,15 +130,15 @@ def test_all_skips_what_has_no_extractor_and_says_why(judged, monkeypatch):
         raise InputError("no weights; get some")
 
     monkeypatch.setattr(extractors, "choose", none)
-    assert tasks.run(["all"], judged._replace(n=8))["skipped"]["quality"] == "no weights; get some"
+    assert tasks.evaluate(["all"], judged._replace(n=8))["skipped"]["quality"] == "no weights; get some"
     with pytest.raises(InputError, match="no weights; get some"):
         quality(judged)
 
 
 def test_copies_have_no_distance_to_the_training_images(judged, monkeypatch):
     copies = judged.dataset.x_train[[3, 0, 199, 8]]
-    monkeypatch.setattr("gm_jax.evaluation.neighbours.sample", lambda *args, **kwargs: copies)
-    measured = tasks.run(["neighbours"], judged._replace(n=4))["metrics"]
+    monkeypatch.setattr("gm_jax.evaluation.context.draw_samples", lambda *args, **kwargs: copies)
+    measured = tasks.evaluate(["neighbours"], judged._replace(n=4))["metrics"]
     assert measured["nearest_pixel_distance"]["value"] == 0
     assert measured["nearest_feature_distance"]["value"] == pytest.approx(0, abs=1e-6)
     assert measured["nearest_pixel_distance_floor"]["value"] > 10

@@ -84,6 +84,22 @@ def test_other_dimensions_are_refused():
         frechet_distance(reference, statistics.of(of_random(20, dim=5)))
 
 
+@pytest.mark.parametrize("n", [5, 40])
+def test_numbers_that_are_not_finite_are_refused(n):
+    x, reference = of_random(n), statistics.of(of_random(20))
+    for bad in (np.nan, np.inf, 1e39):
+        x = x.astype(np.float64)
+        x[3, 2] = bad
+        with pytest.raises(InputError, match=f"1 of {n} images have features that are not finite"):
+            distance_of_samples(x, reference)
+    broken = reference._replace(covariance=reference.covariance * np.nan)
+    for pair in ((broken, reference), (reference, broken)):
+        with pytest.raises(InputError, match="statistics hold NaN or infinite values"):
+            frechet_distance(*pair)
+    with pytest.raises(InputError, match="statistics hold NaN"):
+        distance_of_samples(of_random(n), broken)
+
+
 def test_cifar10_test_against_train_on_768_features():
     path = Path(os.environ.get("GM_JAX_TEST_DATA", ""), "inception/cifar10_stats.npz")
     if not os.environ.get("GM_JAX_TEST_DATA") or not path.is_file():

@@ -17,10 +17,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from gm_jax.devices import jit
 from gm_jax.errors import InputError
 from gm_jax.metrics import inception
 from gm_jax.metrics.extractor import extract
+from gm_jax.system.devices import jit
 
 TOLERANCE = 5e-6  # float32, through 94 layers; measured: 1.7e-6
 CLASSIFIER = {"fc.weight": (1008, 2048), "fc.bias": (1008,)}
@@ -200,12 +200,13 @@ def test_images_of_other_channels_are_refused(small_weights):
 
 
 def test_weights_are_found(tmp_path, monkeypatch):
-    monkeypatch.setattr(inception, "CACHE", str(tmp_path))
+    monkeypatch.setenv("GM_JAX_CACHE", str(tmp_path))
     monkeypatch.delenv("GM_JAX_INCEPTION", raising=False)
     assert inception.find_weights() is None
-    for name in (inception.FILE, "environment.pth", "given.pth"):
+    (tmp_path / "inception").mkdir()
+    for name in (f"inception/{inception.FILE}", "environment.pth", "given.pth"):
         (tmp_path / name).touch()
-    assert inception.find_weights() == tmp_path / inception.FILE
+    assert inception.find_weights() == tmp_path / "inception" / inception.FILE
     monkeypatch.setenv("GM_JAX_INCEPTION", str(tmp_path / "environment.pth"))
     assert inception.find_weights() == tmp_path / "environment.pth"
     assert inception.find_weights(str(tmp_path / "given.pth")) == tmp_path / "given.pth"
@@ -214,8 +215,16 @@ def test_weights_are_found(tmp_path, monkeypatch):
     assert "GM_JAX_INCEPTION" in error_line(inception.find_weights)
 
 
+def test_without_a_home_there_are_no_weights_and_no_place_for_them(tmp_path, monkeypatch):
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("GM_JAX_CACHE", str(tmp_path / "file" / "cache"))
+    monkeypatch.delenv("GM_JAX_INCEPTION", raising=False)
+    assert inception.find_weights() is None
+    assert "set GM_JAX_CACHE" in error_line(inception.download_weights)
+
+
 def test_the_download_is_checked(tmp_path, monkeypatch):
-    monkeypatch.setattr(inception, "CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("GM_JAX_CACHE", str(tmp_path / "cache"))
     asked = []
 
     def serve(url, timeout):
@@ -225,7 +234,7 @@ def test_the_download_is_checked(tmp_path, monkeypatch):
     monkeypatch.setattr(urllib.request, "urlopen", serve)
     message = error_line(inception.download_weights)
     assert "served 7 bytes of sha256" in message and "GM_JAX_INCEPTION" in message
-    assert inception.find_weights() is None and list((tmp_path / "cache").iterdir()) == []
+    assert inception.find_weights() is None and list((tmp_path / "cache/inception").iterdir()) == []
     monkeypatch.setattr(inception, "SHA256", hashlib.sha256(b"weights").hexdigest())
     path = inception.download_weights()
     assert path == inception.find_weights() and path.read_bytes() == b"weights"

@@ -45,6 +45,15 @@ def test_npz_files_may_have_labels(tmp_path):
     np.testing.assert_array_equal(read_images(str(tmp_path / "labelled.npz"))[1], np.arange(5))
 
 
+def test_arrays_that_would_be_misread_are_refused(tmp_path):
+    first = np.ascontiguousarray(np.concatenate([X] * 2).transpose(0, 3, 1, 2))
+    assert "looks like [n, channels, height, width]" in error_line(first) and "x.transpose(0, 2, 3, 1)" in error_line(first)
+    np.savez(tmp_path / "first.npz", images=first)
+    assert "channels come last" in error_line(tmp_path / "first.npz")
+    assert "no level above 1" in error_line(X % 2)
+    assert read_images(0 * X)[0].max() == 0, "all black samples have their value, if a bad one"
+
+
 def test_what_is_wrong_is_said_in_one_line(tmp_path):
     assert "no folder or file" in error_line(tmp_path / "none")
     assert "no images in" in error_line(tmp_path)

@@ -64,10 +64,11 @@ def test_everything_is_measured_under_its_name():
         "extractor": {"name": "inception2048", "digest": "abc"},
         "reference": {"name": "noise", "n": 90, "digest": "d1"},
     }
-    assert found["kid40_train"].items() >= {"subsets": 3, "subset_size": 40}.items() and "std" in found["kid40_train"]
+    assert found["kid40_train"].items() >= {"subsets": 3, "subset_size": 40}.items()
+    assert "std" not in found["kid40_train"], "a subset is all of the samples"
     assert found["recall40_train"].items() >= {"k": 3, "n": 40, "reference_n": 40}.items()
     assert found["coverage40_train"]["k"] == 5
-    assert "reference" not in found["is40"] and found["is40"]["splits"] == 10
+    assert "reference" not in found["is40"] and found["is40"].items() >= {"splits": 10, "order": "seeded"}.items()
     json.dumps(found, allow_nan=False)
 
 
@@ -97,6 +98,14 @@ def test_a_better_model_is_told_from_a_worse_one():
     assert noisy["precision200_train"]["value"] < 0.2 < 0.7 < good["precision200_train"]["value"]
 
 
+def test_kid_says_how_many_different_subsets_it_has_and_their_spread(monkeypatch):
+    monkeypatch.setattr(module, "SUBSET_SIZE", 30)
+    found = judge(Features(normal(40, 1)), reference_of(normal(90)), EXTRACTOR, "train")["kid40_train"]
+    assert found["std"] > 0 and (found["subsets"], found["subset_size"], found["n"]) == (3, 30, 40)
+    whole = judge(Features(normal(20, 1)), reference_of(normal(20)), EXTRACTOR, "train")["kid20_train"]
+    assert "std" not in whole and (whole["subsets"], whole["subset_size"]) == (1, 20)
+
+
 def test_neighbours_are_counted_among_equal_numbers_at_most_so_many(monkeypatch):
     monkeypatch.setattr(module, "MOST_POINTS", 30)
     found = judge(Features(normal(80, 1)), reference_of(normal(90)), EXTRACTOR, "train")
@@ -110,6 +119,8 @@ def test_a_set_sorted_by_class_is_thinned_evenly():
     assert len(chosen) == 300 and (np.diff(chosen) >= 0).all() and np.bincount(chosen).min() > 15
     np.testing.assert_array_equal(chosen, subset(labels, 300))
     assert subset(labels, 1000) is labels
+    with pytest.raises(InputError, match="n is 0"):
+        subset(labels, 0)
 
 
 def test_distances_within_classes():
@@ -149,6 +160,15 @@ def test_what_does_not_belong_together_is_refused():
         judge(Features(normal(1, 1)), reference, EXTRACTOR, "train")
     with pytest.raises(InputError, match="1 of 40 images have features that are not finite"):
         judge(Features(np.where(np.arange(40)[:, None] == 3, np.nan, normal(40, 1))), reference, EXTRACTOR, "train")
+
+
+def test_logits_that_are_not_finite_and_labels_of_other_images_are_refused():
+    reference, x = reference_of(normal(90)), normal(40, 1)
+    with pytest.raises(InputError, match="2 of 40 images have logits that are not finite"):
+        judge(Features(x, np.where(np.arange(40)[:, None] < 2, np.inf, x)), reference, EXTRACTOR, "train")
+    for features, labels in ((Features(x, x[:39]), None), (Features(x), np.zeros(39, int))):
+        with pytest.raises(InputError, match="39 l.* for 40 images"):
+            judge(features, reference, EXTRACTOR, "train", labels)
 
 
 def test_of_images_themselves_the_distance_is_zero(tmp_path):

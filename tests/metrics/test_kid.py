@@ -1,10 +1,12 @@
 """The kernel distance against brute force, and its lack of bias."""
 
+import sys
+
 import numpy as np
 import pytest
 
 from gm_jax.errors import InputError
-from gm_jax.metrics.kid import kernel_distance, squared_mmd
+from gm_jax.metrics.kid import estimate, kernel_distance, squared_mmd
 
 
 def normal(n, dim=3, seed=0, shift=0.0):
@@ -50,9 +52,37 @@ def test_the_expectation_does_not_depend_on_the_number_of_images():
 
 def test_subsets_are_drawn_without_replacement_and_bounded_by_the_smaller_set():
     x, y = normal(20), normal(7, seed=1)
-    mean, std = kernel_distance(x[:7], y, subsets=4)
-    assert (mean, std) == pytest.approx((squared_mmd(x[:7], y), 0), rel=1e-9, abs=1e-12), "every subset is everything"
+    assert kernel_distance(x[:7], y, subsets=4) == (pytest.approx(squared_mmd(x[:7], y), rel=1e-9), None)
     assert kernel_distance(x, y, subsets=5, subset_size=6)[1] > 0
+
+
+def test_there_is_no_spread_where_a_subset_is_all_of_a_set():
+    x, y = normal(300), normal(20, seed=1)
+    assert estimate(x[:20], y)[1:] == (None, 1, 20), "one subset, which is everything"
+    found = estimate(x, y, subsets=30)
+    assert found[1:] == (None, 30, 20), "the spread of y's part cannot be seen"
+    assert estimate(x, normal(21, seed=1), subsets=30, subset_size=20).std > 0
+    assert estimate(x, y, subsets=1, subset_size=5)[1:] == (None, 1, 5), "one value has no spread"
+
+
+def test_equal_subsets_are_counted_and_computed_once(monkeypatch):
+    x, y, computed = normal(3), normal(4, seed=1), []
+    module = sys.modules["gm_jax.metrics.kid"]  # the package has a function of that name
+    kernel = module._kernel
+    monkeypatch.setattr(module, "_kernel", lambda products, dim: computed.append(1) or kernel(products, dim))
+    found = estimate(x, y, subsets=2000, subset_size=2)
+    assert found.subsets == 3 * 6 and len(computed) == 3 + 6 + 18
+    assert found.value == pytest.approx(squared_mmd(x, y), abs=4 * found.std / np.sqrt(2000)), "unbiased"
+    computed.clear()
+    estimate(x, x[::-1])
+    assert len(computed) == 3
+
+
+def test_the_spread_is_that_between_independent_sets():
+    """Of sets of 50 from unequal distributions, where the part of first order dominates."""
+    apart = [squared_mmd(normal(50, seed=s), normal(50, seed=10_000 + s, shift=1)) for s in range(400)]
+    found = estimate(normal(5000, seed=1), normal(5000, seed=2, shift=1), subsets=400, subset_size=50)
+    assert found.std == pytest.approx(np.std(apart), rel=0.15)
 
 
 def test_the_seed_decides_the_subsets():
@@ -72,3 +102,14 @@ def test_bad_input_is_refused():
         kernel_distance(normal(5), normal(1))
     with pytest.raises(InputError, match="3 and of 4 dimensions"):
         kernel_distance(normal(5), normal(5, dim=4))
+    for name, value, least in (("subsets", 0, 1), ("subset_size", 1, 2), ("seed", -1, 0)):
+        with pytest.raises(InputError, match=f"{name} is {value}; give a whole number of at least {least}"):
+            kernel_distance(normal(5), normal(5), **{name: value})
+
+
+@pytest.mark.parametrize("metric", [kernel_distance, squared_mmd])
+def test_features_that_are_not_finite_are_refused(metric):
+    x, bad = normal(9), np.where(np.arange(9)[:, None] < 2, np.inf, normal(9))
+    for pair in ((x, bad), (bad, x)):
+        with pytest.raises(InputError, match="2 of 9 images have features that are not finite"):
+            metric(*pair)

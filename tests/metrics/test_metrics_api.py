@@ -1,5 +1,6 @@
 """The public functions: images in, numbers out."""
 
+import functools
 import inspect
 import subprocess
 import sys
@@ -10,7 +11,7 @@ import pytest
 from gm_jax import images as image_files
 from gm_jax import metrics
 from gm_jax.errors import InputError
-from gm_jax.metrics import reference, statistics
+from gm_jax.metrics import statistics
 from gm_jax.metrics.extractor import Features
 from gm_jax.metrics.frechet import frechet_distance
 
@@ -30,7 +31,7 @@ CLASSIFIER = metrics.from_callable(lambda x: Features(corners(x), 5 * corners(x)
 
 @pytest.fixture(autouse=True)
 def cache(monkeypatch, tmp_path):
-    monkeypatch.setattr(reference, "CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("GM_JAX_CACHE", str(tmp_path / "cache"))
 
 
 def expected_distance():
@@ -63,6 +64,49 @@ def test_every_metric_by_its_own_function():
 def test_of_a_set_and_itself():
     assert metrics.frechet_distance(REAL, REAL, CORNERS) == pytest.approx(0, abs=1e-9)
     assert metrics.precision_recall(REAL, REAL, CORNERS) == (1, 1)
+
+
+def test_functions_of_one_text_are_told_apart():
+    """Closures, partials, methods and objects of one class: what is cached for one must not serve another."""
+
+    def scaled(images, k):
+        return corners(images) * k
+
+    class Net:
+        def __init__(self, k):
+            self.k = k
+
+        def __call__(self, images):
+            return corners(images) * self.k
+
+    def typed_at_a_prompt(k):
+        return eval("lambda x: corners(x) * k", {"corners": corners, "k": k})
+
+    kinds = (lambda k: lambda x: corners(x) * k, lambda k: functools.partial(scaled, k=k), Net, lambda k: Net(k).__call__)
+    for make in (*kinds, typed_at_a_prompt):
+        for k in (1.0, 10.0):
+            found = metrics.frechet_distance(FAKE, REAL, metrics.from_callable(make(k), "mine"))
+            assert found == pytest.approx(k**2 * expected_distance(), rel=1e-5)
+
+
+def test_a_reference_of_another_function_is_refused():
+    net = metrics.from_callable(corners, "mine")
+    made = metrics.make_reference(net, REAL, "real")
+    assert metrics.frechet_distance(FAKE, made, net) == pytest.approx(expected_distance(), rel=1e-6)
+    with pytest.raises(InputError, match="without a digest, each call of from_callable makes another"):
+        metrics.frechet_distance(FAKE, made, metrics.from_callable(corners, "mine"))
+
+
+def test_the_order_of_the_images_does_not_matter_to_the_inception_score():
+    images = np.concatenate([FAKE] * 10)
+    by_class = images[np.argsort(corners(images).argmax(1), kind="stable")]
+    found, again = (metrics.inception_score(x, CLASSIFIER, splits=3)[0] for x in (images, by_class))
+    assert found == pytest.approx(again, rel=0.03)
+
+
+def test_kid_has_a_spread_where_both_sets_are_larger_than_a_subset():
+    assert metrics.kid(FAKE, REAL, CORNERS)[1] is None
+    assert metrics.kid(FAKE, REAL, CORNERS, subset_size=20)[1] > 0
 
 
 def test_fid_is_said_of_inception_only():

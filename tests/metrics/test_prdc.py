@@ -102,3 +102,14 @@ def test_bad_input_is_refused(metric):
         metric(normal(9), normal(4), 4)
     with pytest.raises(InputError, match="8 and of 5 dimensions"):
         metric(normal(9), normal(9, dim=5))
+    for k in (0, -1, 1.5):
+        with pytest.raises(InputError, match=f"k is {k}; give a whole number of at least 1"):
+            metric(normal(9), normal(9), k)
+
+
+@pytest.mark.parametrize("metric", [precision_recall, density_coverage])
+def test_points_that_are_not_finite_are_refused(metric):
+    x, bad = normal(9), np.where(np.arange(9)[:, None] == 2, np.nan, normal(9))
+    for pair in ((x, bad), (bad, x)):
+        with pytest.raises(InputError, match="1 of 9 images have features that are not finite"):
+            metric(*pair)

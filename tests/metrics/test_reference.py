@@ -17,7 +17,7 @@ X = np.random.default_rng(0).integers(0, 256, (23, 4, 4, 1), np.uint8)
 @pytest.fixture(autouse=True)
 def small_chunks(monkeypatch, tmp_path):
     monkeypatch.setattr(reference, "CHUNK", 5)
-    monkeypatch.setattr(reference, "CACHE", str(tmp_path))
+    monkeypatch.setenv("GM_JAX_CACHE", str(tmp_path / "cache"))
 
 
 class Recorder:
@@ -96,15 +96,43 @@ def test_a_damaged_file_is_made_anew(tmp_path, damage):
 
 def test_an_unusable_cache_and_a_single_image_are_refused(tmp_path):
     (tmp_path / "file").write_text("")
-    with pytest.raises(InputError, match="choose another folder"):
+    with pytest.raises(InputError, match="GM_JAX_CACHE to another folder"):
         make_reference(Recorder().extractor, X, "noise", cache_dir=tmp_path / "file")
     with pytest.raises(InputError, match="at least 2 images, not 1"):
         make_reference(Recorder().extractor, X[:1], "noise")
 
 
 def test_names_of_extractors_do_not_leave_the_cache(tmp_path):
-    make_reference(Recorder("../dino/v2").extractor, X, "noise", cache_dir=tmp_path / "cache")
-    assert os.listdir(tmp_path) == ["cache"] and len(os.listdir(tmp_path / "cache")) == 1
+    for folder, given in (("mine", tmp_path / "mine"), ("cache/references", None)):
+        make_reference(Recorder("../dino/v2").extractor, X, "noise", cache_dir=given)
+        assert len(os.listdir(tmp_path / folder)) == 1
+    assert sorted(os.listdir(tmp_path)) == ["cache", "mine"] and os.listdir(tmp_path / "cache") == ["references"]
+
+
+def test_without_a_digest_features_are_not_kept(tmp_path):
+    recorder = Recorder(digest="")
+    for seen in (23, 46):
+        found = make_reference(recorder.extractor, X, "noise")
+        np.testing.assert_array_equal(found.features, X.astype(np.float32).sum((2, 3)))
+        assert recorder.seen == seen
+    assert recorder.extractor.digest != Recorder(digest="").extractor.digest
+    make_reference(recorder.extractor._replace(digest=""), X, "noise")
+    assert not list(tmp_path.rglob("*.npz"))
+
+
+def test_features_that_are_not_finite_are_refused_and_not_kept(tmp_path):
+    broken = Recorder()
+    broken.extractor = from_callable(lambda x: np.where(x[:, :1, 0, 0] == X[7, 0, 0, 0], np.nan, 1.0), "sums", "1")
+    bad = int((X[:, 0, 0, 0] == X[7, 0, 0, 0]).sum())
+    with pytest.raises(InputError, match=f"{bad} of 23 images have features that are not finite"):
+        make_reference(broken.extractor, X, "noise")
+    kept = sorted(path.name for path in tmp_path.rglob("*.npz"))
+    assert kept and "000000005.npz" not in kept
+    for path in tmp_path.rglob("*.npz"):  # as earlier versions kept them, or those of other forms
+        np.savez(path, features=np.full((5, 4), np.nan) if "10" in path.name else np.ones((5, 4, 1, 1)))
+    recorder = Recorder()
+    np.testing.assert_array_equal(make_reference(recorder.extractor, X, "noise").features, X.astype(np.float32).sum((2, 3)))
+    assert recorder.seen == 23
 
 
 def test_the_content_digest_sees_shape_and_levels():

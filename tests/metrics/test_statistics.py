@@ -50,6 +50,16 @@ def test_a_large_mean_does_not_drown_the_covariance():
     np.testing.assert_allclose(far.covariance, near.covariance, rtol=1e-6, atol=1e-6)
 
 
+def test_features_that_are_not_finite_are_refused():
+    bad = np.where(np.arange(101)[:, None] % 50 == 3, np.nan, FEATURES)
+    with pytest.raises(InputError, match="2 of 101 images have features that are not finite"):
+        statistics.of(bad, chunk=40)
+    with pytest.raises(InputError, match="1 of 10 images"):
+        statistics.add(statistics.no_moments(7), bad[:10])
+    with pytest.raises(InputError, match=r"not float32 \[101, 7, 1\]"):
+        statistics.of(FEATURES[..., None])
+
+
 @pytest.mark.parametrize("n", [0, 1])
 def test_fewer_than_two_features_have_no_covariance(n):
     with pytest.raises(InputError, match=f"at least 2 images, not {n}"):

@@ -5,14 +5,17 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from gm_jax.core import Batch
+from gm_jax.core import Batch, streams
 from gm_jax.diffusion import samplers
-from gm_jax.diffusion.paths import discrete_path, target, to_x0
+from gm_jax.diffusion.paths import discrete_path
+from gm_jax.diffusion.predictions import to_x0
 from gm_jax.errors import InputError
 from gm_jax.models import ddpm
+from tests.weights import count, drawn
 
 T = 20
-TINY = {"timesteps": 30, "channels": 8, "channel_multipliers": (1,), "num_res_blocks": 1, "attention_resolutions": ()}
+SIZES = {"channels": 8, "channel_multipliers": (1,), "num_res_blocks": 1, "attention_resolutions": ()}
+TINY = {"timesteps": 30, "network": {"name": "unet", **SIZES}}
 PATH = discrete_path(ddpm.get_beta_schedule("cosine", T))
 
 
@@ -24,15 +27,15 @@ def batch():
 
 @pytest.fixture(scope="module")
 def model():
-    return ddpm.make((4, 4, 1), dropout=0.0, **TINY)
+    return ddpm.make((4, 4, 1), **TINY)
 
 
 @pytest.fixture(scope="module")
 def variables(model, batch):
-    """Weights with nothing left at zero, so that the network answers something. Nothing is compiled."""
-    draw = np.random.default_rng(0).normal
-    shapes = jax.eval_shape(model.init, jax.random.key(2), batch)
-    return jax.tree.map(lambda w: jnp.float32(0.2 * draw(size=w.shape)), shapes)
+    return drawn(jax.eval_shape(model.init, jax.random.key(2), batch))
+
+
+# --- the chain ----------------------------------------------------------------------------------------------------------------
 
 
 def test_linear_schedule_is_that_of_the_paper():
@@ -70,20 +73,22 @@ def test_q_sample_has_the_moments_of_eq_4():
     assert abs(x_t.var() / (1 - alpha_bar) - 1) < 4 * (2 / n) ** 0.5
 
 
-@pytest.mark.parametrize("prediction", ["eps", "x0", "v"])
-def test_loss_of_a_perfect_network_is_0_and_of_a_silent_one_the_power_of_the_target(batch, prediction):
-    eps = jax.random.normal(jax.random.key(4), batch.x.shape)
-    t = jnp.array([1.0, 4.0, 12.0, 20.0])
-    truth = target(PATH, prediction, batch.x, eps, t)
-    losses = partial(ddpm.p_losses, PATH, x0=batch.x, t=t, eps=eps, prediction=prediction)
-    np.testing.assert_array_equal(losses(lambda x_t, t: truth), 0)
-    np.testing.assert_allclose(losses(lambda x_t, t: 0 * x_t), (truth**2).mean((1, 2, 3)), rtol=1e-5)
+def test_l_simple_is_the_mean_squared_error_of_the_noise(batch):
+    """Eq. 14."""
+    eps, t = jax.random.normal(jax.random.key(4), batch.x.shape), jnp.array([1.0, 4.0, 12.0, 20.0])
+    alpha_bar = np.cumprod(1 - ddpm.get_beta_schedule("cosine", T))[np.asarray(t, int) - 1].reshape(4, 1, 1, 1)
+    error = jnp.sin(np.sqrt(alpha_bar) * batch.x + np.sqrt(1 - alpha_bar) * eps) - eps
+    losses = ddpm.p_losses(PATH, lambda x_t, t: jnp.sin(x_t), batch.x, t, eps)
+    np.testing.assert_allclose(losses, (error**2).mean((1, 2, 3)), rtol=1e-4)
+
+
+# --- algorithm 2 --------------------------------------------------------------------------------------------------------------
 
 
 def test_sample_is_p_sample_applied_T_times(batch):
     denoiser = lambda x, t: 0.3 * jnp.tanh(x)  # noqa: E731
-    x_keys, keys = samplers.split_each(batch.keys)
-    x = samplers.initial_noise(PATH, x_keys, (4, 4, 1))
+    start_keys, keys = streams(batch.keys, "start", "steps")
+    x = samplers.initial_noise(PATH, start_keys, (4, 4, 1))
     p_sample = jax.jit(partial(ddpm.p_sample, PATH, denoiser))
     for k, t in enumerate(range(T, 0, -1)):
         step_keys = jax.vmap(jax.random.fold_in, (0, None))(keys, k)
@@ -100,70 +105,39 @@ def test_p_sample_adds_no_noise_at_t_1(batch):
     np.testing.assert_array_equal(one, two)
 
 
-def test_loss_draws_its_times_and_noise_from_the_keys_of_the_batch(batch):
-    model = ddpm.make((4, 4, 1), prediction="v", **TINY)
-    silent = jax.tree.map(lambda w: jnp.zeros(w.shape), jax.eval_shape(model.init, jax.random.key(0), batch))
-    loss = jax.jit(partial(model.objectives[0].loss, step=0, train=True))
-    value, (state, metrics) = loss(silent.params, silent.state, jax.random.key(5), batch)
-    again, _ = loss(silent.params, silent.state, jax.random.key(6), batch)
-    assert value == again == metrics["v_mse"] and state == {}
-
-    t_keys, eps_keys = samplers.split_each(batch.keys)
-    t = jax.vmap(lambda key: jax.random.randint(key, (), 1, 31))(t_keys)
-    truth = target(model.diffusion.path, "v", batch.x, samplers.normal(eps_keys, (4, 4, 1)), t)
-    np.testing.assert_allclose(value, (truth**2).mean(), rtol=1e-5)
+# --- the model ----------------------------------------------------------------------------------------------------------------
 
 
-def test_denoiser_asks_the_network_at_the_papers_step_and_turns_eps_into_x0(model, variables, batch):
+@pytest.mark.parametrize("prediction", ["eps", "x0", "v"])
+def test_denoiser_asks_the_network_at_the_papers_step_and_turns_its_answer_into_x0(prediction, variables, batch):
     """The paper counts steps from 0, so the network is told t - 1."""
-    net = ddpm.UNet(out_channels=1, **{name: value for name, value in TINY.items() if name != "timesteps"})
-    t = jnp.array([1.0, 5.0, 20.0, 30.0])
+    model = ddpm.make((4, 4, 1), prediction=prediction, **TINY)
+    net, t = ddpm.UNet(out_channels=1, **SIZES), jnp.array([1.0, 5.0, 20.0, 30.0])
 
     @jax.jit
     def both(variables):
-        eps = net.apply({"params": variables.params["unet"]}, batch.x, t - 1)
-        return to_x0(model.diffusion.path, "eps", eps, batch.x, t), model.diffusion.denoiser(variables)(batch.x, t)
+        answer = net.apply({"params": variables.params["network"]}, batch.x, t - 1)
+        return to_x0(model.diffusion.path, prediction, answer, batch.x, t), model.diffusion.denoiser(variables)(batch.x, t)
 
     np.testing.assert_allclose(*both(variables), rtol=1e-3, atol=1e-3)
 
 
-def test_samples_are_a_function_of_their_key_and_compile_once(model, variables):
-    traces = []
-
-    @jax.jit
-    def sample(variables, keys):
-        traces.append(1)
-        return model.sample(variables, keys, steps=6)
-
+def test_samples_are_images_where_x0_is_clipped_and_only_there(variables):
+    """The last step shows the denoised image."""
     keys = jax.random.split(jax.random.key(9), 4)
-    images, again, others = (sample(variables, k) for k in (keys, keys, keys[::-1]))
-    assert images.shape == (4, 4, 4, 1) and len(traces) == 1
-    np.testing.assert_array_equal(images, again)
-    np.testing.assert_allclose(images, others[::-1], atol=1e-4)
-    assert jnp.abs(images[0] - images[1]).max() > 0.1
-    assert jnp.abs(images).max() <= 1  # the last step shows x0, which is clipped
-
-
-def test_trajectory_ends_in_the_sample(model, variables):
-    keys, options = jax.random.split(jax.random.key(9), 2), {"sampler": "ddim", "steps": 6, "eta": 0.4, "spacing": "quadratic"}
-    both = jax.jit(lambda v: (model.trajectory(v, keys, frames=3, **options), model.sample(v, keys, **options)))
-    frames, images = both(variables)
-    assert frames.shape == (3, 2, 4, 4, 1)
-    np.testing.assert_allclose(frames[-1], images, atol=1e-5)
-
-
-def test_image_sizes_that_the_network_cannot_halve_are_refused_at_once():
-    with pytest.raises(InputError, match="channel_multipliers"):
-        ddpm.make((28, 28, 1), channel_multipliers=(1, 2, 2, 2))
+    loud = jax.tree.map(lambda w: 2 * w, variables)
+    clipped, free = (
+        jax.jit(partial(ddpm.make((4, 4, 1), clip_x0=clip, **TINY).sample, steps=3))(loud, keys) for clip in (True, False)
+    )
+    assert jnp.abs(clipped).max() <= 1 < jnp.abs(free).max()
 
 
 @pytest.mark.parametrize("image_shape, levels", [((32, 32, 3), 4), ((28, 28, 1), 3), ((8, 8, 1), 4), ((6, 10, 3), 2)])
 def test_the_paper_network_adapts_to_the_image_size(image_shape, levels):
     example = Batch(jnp.zeros((1, *image_shape)), None, jax.random.split(jax.random.key(0), 1))
-    params = jax.eval_shape(ddpm.make(image_shape).init, jax.random.key(0), example).params["unet"]
+    params = jax.eval_shape(ddpm.make(image_shape).init, jax.random.key(0), example).params["network"]
     assert {name[4] for name in params if name.startswith("down")} == set("0123"[:levels])
-    if image_shape == (32, 32, 3):
-        assert sum(leaf.size for leaf in jax.tree.leaves(params)) == 35_746_307
+    assert image_shape != (32, 32, 3) or count(params) == 35_746_307
 
 
 def test_variance_of_the_model_is_the_default_of_the_sampler(variables):
@@ -177,7 +151,8 @@ def test_variance_of_the_model_is_the_default_of_the_sampler(variables):
 def test_nfe(model):
     assert model.nfe() == 30
     assert model.nfe(steps=10, sampler="ddim", eta=0.5) == 10
-    assert model.nfe(steps=10, sampler="heun", spacing="karras") == 19
+    assert model.nfe(steps=10, sampler="heun") == model.nfe(steps=10, sampler="heun", spacing="karras") == 19
+    assert model.nfe(sampler="heun", times=(20.0, 3.0)) == 5
 
 
 @pytest.mark.parametrize(
@@ -185,30 +160,34 @@ def test_nfe(model):
     [
         ({"eta": 0.5}, "no option 'eta' with sampler 'ancestral'"),
         ({"sampler": "ddim", "variance": "fixed_small"}, "no option 'variance'"),
-        ({"sampler": "dpm"}, "unknown sampler 'dpm'; choose ancestral, ddim, euler, heun"),
+        ({"variance": "learned"}, "known: fixed_large, fixed_small"),
         ({"steps": 31}, "take fewer steps"),
         ({"steps": 0}, "at least one step"),
         ({"spacing": "cubic"}, "unknown spacing"),
-        ({"sampler": "ddim", "eta": 2.0}, "between 0 and 1"),
-        ({"step": 10}, "no option 'step'.*sampler, steps, spacing, variance"),
+        ({"times": (31.0,)}, "between t_max = 30 and 0"),
+        ({"step": 10}, "no option 'step'.*sampler, steps, spacing, times, variance"),
     ],
 )
-def test_sampling_options_that_mean_nothing_are_refused(model, variables, options, reason):
-    with pytest.raises(InputError, match=reason):
+def test_sampling_options_that_mean_nothing_are_refused(model, options, reason):
+    with pytest.raises(InputError, match=f"sampling ddpm: .*{reason}"):
         model.nfe(**options)
+
+
+@pytest.mark.parametrize(
+    "hparams, reason",
+    [
+        ({"prediction": "noise"}, "prediction is 'noise'; give 'eps' or 'x0' or 'v'"),
+        ({"variance": "learned"}, "variance is 'learned'"),
+        ({"schedule": "sigmoid"}, "schedule is 'sigmoid'"),
+        ({"timesteps": 10}, "take 21 or more"),
+        ({"class_conditional": True}, "class_conditional=True needs labels"),
+        ({"network": {"name": "unet", "channel_multipliers": (1, 2, 2, 2, 2)}}, "channel_multipliers"),
+        ({"network": {"name": "mlp"}}, "take unet"),
+    ],
+)
+def test_hyperparameters_that_mean_nothing_are_refused(hparams, reason):
     with pytest.raises(InputError, match=reason):
-        model.sample(variables, jax.random.split(jax.random.key(0), 1), **options)
-
-
-@pytest.mark.parametrize("hparams", [{"prediction": "noise"}, {"variance": "learned"}, {"schedule": "sigmoid"}])
-def test_hyperparameters_that_mean_nothing_are_refused(hparams):
-    with pytest.raises(InputError, match="choose"):
         ddpm.make((8, 8, 1), **hparams)
-
-
-def test_labels_are_refused(model, variables, batch):
-    with pytest.raises(InputError, match="unconditional"):
-        model.sample(variables, batch.keys, labels=jnp.zeros(4, int))
 
 
 def test_bound_of_uniform_noise_is_above_its_entropy(model, variables):
@@ -220,14 +199,10 @@ def test_bound_of_uniform_noise_is_above_its_entropy(model, variables):
     assert nats.mean() > 16 * np.log(256) - 3 * nats.std() / 8
 
 
-def test_gradient_descent_on_one_batch_lowers_the_loss(model, batch):
-    init = jax.jit(model.init)(jax.random.key(0), batch)
-    grad = jax.jit(
-        jax.value_and_grad(lambda p: model.objectives[0].loss(p, {}, jax.random.key(0), batch, step=0, train=True)[0])
-    )
-    params = init.params
-    first, _ = grad(params)
-    for _ in range(25):
-        _, g = grad(params)
-        params = jax.tree.map(lambda p, g: p - 0.05 * g, params, g)
-    assert grad(params)[0] < 0.9 * first
+def test_points_have_a_perceptron_and_no_bound():
+    model = ddpm.make((2,), timesteps=30, network={"name": "mlp", "channels": 8, "depth": 1})
+    batch = Batch(jnp.zeros((3, 2)), None, jax.random.split(jax.random.key(0), 3))
+    variables = drawn(jax.eval_shape(model.init, jax.random.key(0), batch))
+    assert model.likelihoods == ()
+    points = jax.jit(partial(model.sample, steps=3))(variables, batch.keys)
+    assert points.shape == (3, 2) and jnp.isfinite(points).all()

@@ -9,17 +9,19 @@ import numpy as np
 import pytest
 from scipy import integrate
 
-from gm_jax.core import Batch, Variables
+from gm_jax.core import Batch
 from gm_jax.errors import InputError
 from gm_jax.models import mmd_vae
 from gm_jax.variational import gaussian_kl
 from tests.training.support import SGD, assert_close, finish, leaves, settings, start_jobs, train
+from tests.weights import drawn
 
 SHAPE, LATENT, PIXELS = (8, 8, 1), 3, 64
-make = partial(mmd_vae.make, SHAPE, latent_dim=LATENT, channels=8, num_blocks=0)
+NETWORK = {"name": "resnet", "channels": 8, "num_blocks": 0}
+make = partial(mmd_vae.make, SHAPE, network=NETWORK, latent_dim=LATENT)
 
 
-# the discrepancy
+# --- the discrepancy ----------------------------------------------------------------------------------------------------------
 
 
 def expected_kernel(name, bandwidth, shift, variance):
@@ -85,7 +87,7 @@ def test_descending_the_mmd_moves_points_to_the_prior(kernel):
     np.testing.assert_allclose(np.cov(points.T), np.eye(2), atol=0.3)
 
 
-# the loss
+# --- the loss -----------------------------------------------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")
@@ -97,9 +99,7 @@ def batch():
 @pytest.fixture(scope="module")
 def variables(batch):
     """Of the Gaussian encoder, with a decoder that depends on z."""
-    params = jax.jit(make().init)(jax.random.key(2), batch).params
-    keys = iter(jax.random.split(jax.random.key(3), 100))
-    return Variables(jax.tree.map(lambda p: p + 0.1 * jax.random.normal(next(keys), p.shape), params))
+    return drawn(jax.eval_shape(make().init, jax.random.key(2), batch))
 
 
 def with_gradient(model, variables, batch):
@@ -120,7 +120,8 @@ def test_the_loss_weighs_the_terms_of_the_paper(variables, batch):
 
 
 def test_alpha_zero_lambda_one_is_the_vae(variables, batch):
-    value, metrics, _ = with_gradient(make(alpha=0.0, mmd_weight=1.0), variables, batch)
+    loss = make(alpha=0.0, mmd_weight=1.0).objectives[0].loss
+    value, (_, metrics) = jax.jit(partial(loss, step=0, train=True))(*variables, None, batch)
     np.testing.assert_allclose(value, -metrics["elbo"], rtol=1e-6)
 
 
@@ -141,11 +142,10 @@ def test_the_mmd_compares_the_batch_with_the_prior(variables, batch):
     assert abs(values.mean() - expected) < 4 * values.std() / math.sqrt(len(values))
 
 
-@pytest.mark.parametrize("estimator", ["biased", "unbiased"])
-def test_shards_of_a_batch_give_the_loss_and_gradient_of_the_whole(variables, batch, estimator):
-    whole, metrics, grads = with_gradient(make(estimator=estimator), variables, batch)
+def test_shards_of_a_batch_give_the_loss_and_gradient_of_the_whole(variables, batch):
+    whole, metrics, grads = with_gradient(make(), variables, batch)
     sharded = Batch(batch.x.reshape(2, 4, *SHAPE), None, batch.keys.reshape(2, 4))
-    loss = jax.value_and_grad(make(estimator=estimator, axis_name="device").objectives[0].loss, has_aux=True)
+    loss = jax.value_and_grad(make(axis_name="device").objectives[0].loss, has_aux=True)
     (values, (_, shard_metrics)), shard_grads = jax.jit(
         jax.vmap(
             lambda shard: loss(variables.params, variables.state, None, shard, step=0, train=True),
@@ -161,7 +161,7 @@ def test_shards_of_a_batch_give_the_loss_and_gradient_of_the_whole(variables, ba
 
 def test_eight_devices_take_the_step_of_one_in_either_mode(tmp_path):
     def config(parallel):
-        model = {"name": "mmd_vae", "latent_dim": 4, "channels": 8, "num_blocks": 0}
+        model = {"name": "mmd_vae", "latent_dim": 4, "network": NETWORK}
         model |= {"mmd_weight": 1000.0, "likelihood_variance": 1.0}  # gradients of order one
         return settings(model, parallel=parallel, optimizer=SGD | {"learning_rate": 1e-4}, steps=1)
 
@@ -173,23 +173,18 @@ def test_eight_devices_take_the_step_of_one_in_either_mode(tmp_path):
         assert_close(leaves(tmp_path / parallel), single, rtol=1e-4, atol=1e-5)
 
 
-# the model
+# --- the model ----------------------------------------------------------------------------------------------------------------
 
 
 def test_a_gaussian_encoder_has_a_posterior_and_bounds(variables, batch):
     model = make()
     assert [(bound.name, bound.kind) for bound in model.likelihoods] == [("elbo", "bound"), ("iwae", "bound")]
-    images = np.asarray((batch.x + 1) * 127.5, np.uint8)
-    elbo, iwae = (
-        jax.jit(partial(likelihood.fn, samples=32))(variables, batch.keys, images) for likelihood in model.likelihoods
-    )
-    assert np.all(iwae < elbo)
     assert not np.array_equal(model.encode(variables, batch.keys, batch.x), model.posterior(variables, batch.x).mean)
 
 
 def test_a_deterministic_encoder_has_neither(batch):
     model = make(encoder="deterministic", mmd_weight=50.0)
-    variables = jax.jit(model.init)(jax.random.key(0), batch)
+    variables = drawn(jax.eval_shape(model.init, jax.random.key(0), batch))
     assert model.posterior is None and model.likelihoods == ()
     z = model.encode(variables, batch.keys, batch.x)
     assert z.shape == (8, LATENT)
@@ -197,8 +192,6 @@ def test_a_deterministic_encoder_has_neither(batch):
     value, metrics, _ = with_gradient(model, variables, batch)
     assert set(metrics) == {"reconstruction", "mmd", "mse"}
     np.testing.assert_allclose(value, metrics["reconstruction"] + 50 * metrics["mmd"], rtol=1e-5)
-    with pytest.raises(InputError, match="unconditional"):
-        model.encode(variables, batch.keys, batch.x, jnp.zeros(8, int))
 
 
 @pytest.mark.parametrize(
@@ -213,7 +206,7 @@ def test_a_deterministic_encoder_has_neither(batch):
         {"alpha": 1.5},
         {"mmd_weight": -0.5},
         {"alpha": 0.5, "encoder": "deterministic"},
-        {"channel_multipliers": (1, 2, 4, 8)},
+        {"network": {"name": "vit"}},
     ],
 )
 def test_bad_settings_are_named(setting):

@@ -1,5 +1,3 @@
-from functools import partial
-
 import jax
 import numpy as np
 import pytest
@@ -7,10 +5,12 @@ import pytest
 from gm_jax.nets.codebook import (
     CODEBOOKS,
     choose_vectors,
-    ema_statistics,
+    nothing_seen,
     perplexity,
     restart_dead_codes,
+    see,
     smoothed_codebook,
+    some_vectors,
     vector_quantize,
 )
 
@@ -34,17 +34,39 @@ def test_the_gradient_goes_straight_through():
     np.testing.assert_array_equal(grads[1], np.zeros((CODES, DIM)))
 
 
-def test_ema_statistics_follow_the_closed_form():
+@pytest.mark.parametrize("codebook", CODEBOOKS)
+def test_running_means_follow_the_closed_form(codebook):
     # the same assignment every time: N_t = d^t N_0 + (1 - d^t) n, and the sums likewise
-    usage, sums = np.float32(DRAW.uniform(1, 2, 3)), np.float32(DRAW.normal(size=(3, 2)))
+    usage, vectors = np.float32(DRAW.uniform(1, 2, 3)), np.float32(DRAW.normal(size=(3, 2)))
     z, indices = np.float32(DRAW.normal(size=(2, 2, 2))), np.array([[0, 0], [2, 0]])
-    step, decay, steps = jax.jit(partial(ema_statistics, decay=0.9)), 0.9**20, 20
-    got = (usage, sums)
-    for _ in range(steps):
-        got = step(*got, z, indices)
-    totals = np.stack([z[0].sum(0) + z[1, 1], np.zeros(2), z[1, 0]])
-    np.testing.assert_allclose(got[0], decay * usage + (1 - decay) * np.array([3, 0, 1]), rtol=1e-5)
-    np.testing.assert_allclose(got[1], decay * sums + (1 - decay) * totals, rtol=1e-5, atol=1e-6)
+    book, left = CODEBOOKS[codebook](), 0.9**20
+    _, first = book.init(vectors, usage)
+    step = jax.jit(lambda state: book.update(state, see(nothing_seen(3, 2), z, indices, np.zeros((2, 2))), 0.9))
+    state = first
+    for _ in range(20):
+        state = step(state)
+    np.testing.assert_allclose(state["usage"], left * usage + (1 - left) * np.array([3, 0, 1]), rtol=1e-5)
+    if codebook == "ema":
+        totals = np.stack([z[0].sum(0) + z[1, 1], np.zeros(2), z[1, 0]])
+        np.testing.assert_allclose(state["sums"], left * first["sums"] + (1 - left) * totals, rtol=1e-5, atol=1e-6)
+
+
+def test_microbatches_are_seen_as_the_whole_batch_is():
+    z, scores = np.float32(DRAW.normal(size=(6, 4, DIM))), np.float32(DRAW.uniform(size=(6, 4)))
+    indices = DRAW.integers(0, CODES, (6, 4))
+    add = jax.jit(see)
+    whole, seen = add(nothing_seen(CODES, DIM), z, indices, scores), nothing_seen(CODES, DIM)
+    for part in (slice(0, 2), slice(2, 4), slice(4, 6)):
+        seen = add(seen, z[part], indices[part], scores[part])
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6), seen, whole)
+    np.testing.assert_array_equal(whole.counts, np.bincount(indices.ravel(), minlength=CODES))
+    np.testing.assert_array_equal(some_vectors(whole), z.reshape(-1, DIM)[np.argsort(scores.ravel())[:CODES]])
+
+
+def test_few_vectors_are_taken_again_from_the_first():
+    z = np.float32(DRAW.normal(size=(3, DIM)))
+    seen = see(nothing_seen(CODES, DIM), z, np.zeros(3, int), np.array([0.5, 0.1, 0.9]))
+    np.testing.assert_array_equal(some_vectors(seen), z[[1, 0, 2, 1, 0, 2, 1, 0]])
 
 
 def test_laplace_smoothing():

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from gm_jax.errors import InputError
-from gm_jax.nets.layers import upsample_nearest
-from gm_jax.nets.resnet import Decoder, Encoder, ResidualBlock, default_multipliers, depth_to_space, lowest_grid
+from gm_jax.nets.layers import depth_to_space, upsample_nearest
+from gm_jax.nets.resnet import Decoder, Encoder, ResidualBlock, default_multipliers, lowest_grid
 
 
 @pytest.mark.parametrize(

@@ -1,3 +1,5 @@
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -6,6 +8,7 @@ import pytest
 from gm_jax.errors import InputError
 from gm_jax.nets.layers import upsample_nearest
 from gm_jax.nets.unet import AttentionBlock, SinusoidalPositionEmbeddings, UNet, check_divisible
+from tests.weights import drawn
 
 SMALL = {"channels": 8, "channel_multipliers": (1, 2), "num_res_blocks": 1, "attention_resolutions": (4,)}
 
@@ -95,6 +98,20 @@ def test_every_image_is_told_its_own_time(trained_like, inputs):
     assert jnp.abs(apply(variables, x, t + 1) - together).max() > 1e-3
 
 
+def test_a_condition_is_added_to_the_time_embedding_and_is_no_part_of_the_network_without_one(inputs):
+    net, (x, t) = UNet(out_channels=1, channels=4, channel_multipliers=(1,), num_res_blocks=1, attention_resolutions=()), inputs
+    condition = jnp.eye(3, 5)
+    with_one = jax.eval_shape(net.init, jax.random.key(0), x, t, condition)
+    without = jax.eval_shape(net.init, jax.random.key(0), x, t)
+    assert with_one["params"].pop("condition")["kernel"].shape == (5, 16)
+    assert jax.tree.map(jnp.shape, with_one) == jax.tree.map(jnp.shape, without)
+    variables, apply = drawn(jax.eval_shape(net.init, jax.random.key(0), x, t, condition)), jax.jit(net.apply)
+    told, other, nothing = (apply(variables, x, t, c) for c in (condition, condition[::-1], 0 * condition))
+    assert jnp.abs(told - nothing).max((1, 2, 3)).min() > 1e-3
+    np.testing.assert_allclose(told[1], other[1], atol=1e-5)  # each image its own
+    assert jnp.abs(told - other)[jnp.array([0, 2])].max((1, 2, 3)).min() > 1e-3
+
+
 @pytest.fixture(scope="module")
 def smallest():
     net = UNet(out_channels=1, channels=4, channel_multipliers=(1,), num_res_blocks=1, attention_resolutions=(), dropout=0.5)
@@ -156,8 +173,9 @@ def test_in_half_precision_only_the_first_and_last_convolutions_are_not():
     """A float32 feature map among the blocks would make all that it is added to float32, too."""
     net = UNet(out_channels=1, **SMALL, dtype=jnp.bfloat16)
     x, t = jnp.ones((1, 8, 8, 1)), jnp.ones(1)
-    variables = net.init(jax.random.key(0), x, t)
-    out, kept = net.apply(variables, x, t, capture_intermediates=True, mutable=["intermediates"])
+    variables = jax.eval_shape(net.init, jax.random.key(0), x, t)
+    apply = partial(net.apply, capture_intermediates=True, mutable=["intermediates"])
+    out, kept = jax.eval_shape(apply, variables, x, t)
     blocks = {name: module["__call__"][0].dtype for name, module in kept["intermediates"].items() if "block" in name}
     assert len(blocks) > 5 and set(blocks.values()) == {jnp.dtype(jnp.bfloat16)}
     assert out.dtype == jnp.float32

@@ -7,9 +7,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from gm_jax.flops import flops
 from gm_jax.nets import winograd
 from gm_jax.nets.winograd import conv3x3, plain, tiled
+from gm_jax.system.flops import flops
 
 ON_CPU = jax.default_backend() == "cpu"
 

@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from gm_jax.report import __main__ as report
-from gm_jax.report import page, pictures, plots, published, runs
+from gm_jax.report import gallery, page, plots, published, runs
 
 DISTANCE = "frechet_digits_classifier_1k_train"
 PICTURES = ("samples.png", "reconstructions.png", "denoising.png", "denoising.gif")
@@ -138,7 +138,7 @@ def test_a_film_has_the_frames_of_the_animation_without_magnification(make_run):
     (film,) = section.films
     data = base64.b64decode(film.source.partition(",")[2])
     reel = np.asarray(Image.open(io.BytesIO(data)))
-    original = pictures.decode((workdir / "denoising.gif").read_bytes())
+    original = gallery.decode((workdir / "denoising.gif").read_bytes())
     assert (film.frames, film.height, film.width) == (4, 12, 20) and reel.shape == (48, 20)
     np.testing.assert_array_equal(reel.reshape(4, 12, 20), original)
     exact = np.asarray(Image.open(workdir / "denoising.gif").convert("L"))

@@ -13,7 +13,7 @@ def normalize(x, scale, mean, var):
     return scale * (x - mean) / jnp.sqrt(var + 1e-5)
 
 
-def make(image_shape, axis_name: str | None = None, width: int = 16) -> Model:
+def make(image_shape, axis_name: str | None = None, *, width: int = 16) -> Model:
     size = image_shape[0] * image_shape[1] * image_shape[2]
     into, out = nn.Dense(width), nn.Dense(size)
 
@@ -56,8 +56,8 @@ def make(image_shape, axis_name: str | None = None, width: int = 16) -> Model:
         h = into.apply(variables.params["into"], noise)
         return decode(variables.params, h, variables.state["mean"], variables.state["var"]).reshape(-1, *image_shape)
 
-    def recalibrate(variables, keys, x):
-        _, noisy = corrupt(x, keys)
+    def recalibrate(variables, batch):
+        _, noisy = corrupt(batch.x, batch.keys)
         _, mean, var = moments(variables.params, noisy)
         return {"mean": mean, "var": var}
 

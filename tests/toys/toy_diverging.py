@@ -5,7 +5,7 @@ import jax.numpy as jnp
 from gm_jax.core import Model, Objective, Variables
 
 
-def make(image_shape, diverge_at: int = 7) -> Model:
+def make(image_shape, *, diverge_at: int = 7) -> Model:
     def init(key, batch):
         return Variables({"net": {"mean": jnp.zeros(image_shape), "scale": jnp.ones(())}})
 

@@ -16,7 +16,7 @@ class Mlp(nn.Module):
         return nn.Dense(self.out)(nn.swish(nn.Dense(32)(nn.swish(nn.Dense(32)(x)))))
 
 
-def make(image_shape, generator_every: int = 5) -> Model:
+def make(image_shape, *, generator_every: int = 5) -> Model:
     size = image_shape[0] * image_shape[1] * image_shape[2]
     generator, critic = Mlp(size), Mlp(1)
 

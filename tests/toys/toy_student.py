@@ -12,7 +12,7 @@ def reconstruct(autoencoder, x):
     return flat @ autoencoder["encoder"] @ autoencoder["decoder"] + autoencoder["bias"]
 
 
-def make(image_shape, latent: int = 2) -> Model:
+def make(image_shape, *, latent: int = 2) -> Model:
     fresh = toy_two_stage.make(image_shape, latent=latent).init
 
     def init(key, batch):

@@ -6,7 +6,7 @@ import jax.numpy as jnp
 from gm_jax.core import Model, Objective, Variables
 
 
-def make(image_shape, latent: int = 2, switch: int = 100) -> Model:
+def make(image_shape, *, latent: int = 2, switch: int = 100) -> Model:
     size = image_shape[0] * image_shape[1] * image_shape[2]
 
     def init(key, batch):

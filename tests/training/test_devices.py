@@ -27,7 +27,7 @@ from tests.training.support import (
     write_points,
 )
 
-VAE = {"name": "vae", "latent_dim": 4, "channels": 8}
+VAE = {"name": "vae", "latent_dim": 4, "network": {"name": "resnet", "channels": 8}}
 RECORDER = {"name": "tests.training.recorder"}
 
 

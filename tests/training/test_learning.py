@@ -10,15 +10,18 @@ import numpy as np
 import pytest
 
 from configs.common import base
-from gm_jax import experiment
 from gm_jax.core import Batch, Model, Objective, Variables
 from gm_jax.data.feed import batch_rows
 from gm_jax.errors import InputError
 from gm_jax.images import to_float, to_uint8
 from gm_jax.training import learning
+from gm_jax.training.batches import make_batch, seed_keys
+from gm_jax.training.failures import describe_failure
 from gm_jax.training.heldout import make_heldout
+from gm_jax.training.optimizers import build_optimizers
 from gm_jax.training.parallel import jit_parallel
-from gm_jax.training.run import plan
+from gm_jax.training.run import next_dispatch
+from gm_jax.training.start import first_batch
 from tests.toys import toy_batchnorm, toy_gan, toy_two_stage
 
 SHAPE = (1, 1, 2)  # points of the plane
@@ -32,7 +35,7 @@ def trainer(model, k=1, steps=100, batch_size=16, accum=1, **optimizer):
     config = base().to_dict()
     config["optimizer"].update(optimizer)
     config["train"].update(steps=steps, batch_size=batch_size)
-    optimizers, keys, traces = experiment.build_optimizers(config, model), learning.seed_keys(0), Counter()
+    optimizers, keys, traces = build_optimizers(config, model), seed_keys(0), Counter()
     dispatch = learning.make_dispatch(learning.make_train_step(model, optimizers, keys, accum=accum))
 
     def traced(train_state, images, labels, n, active):
@@ -40,11 +43,11 @@ def trainer(model, k=1, steps=100, batch_size=16, accum=1, **optimizer):
         return dispatch(train_state, images, labels, n, active)
 
     def init(images):
-        return learning.init_state(model, optimizers, keys.init, experiment.first_batch(config, keys, images, None))
+        return learning.init_state(model, optimizers, keys.init, first_batch(keys, images, None, False))
 
     start = to_host(jax.jit(init)(POINTS))
     fields = {"config": config, "model": model, "keys": keys, "start": start, "steps_per_dispatch": k, "traces": traces}
-    fields["window"] = ()
+    fields |= {"window": (), "watchers": ()}
     return SimpleNamespace(dispatch=jit_parallel().compile(traced, start), **fields)
 
 
@@ -57,7 +60,7 @@ def advance(trainer):
     parallel, settings, k = jit_parallel(), trainer.config["train"], trainer.steps_per_dispatch
     state, step = parallel.put_state(trainer.start), 0
     while step < settings["steps"]:
-        n, active = plan(trainer, step)
+        n, active = next_dispatch(trainer, step)
         rows = batch_rows(0, len(POINTS), settings["batch_size"], step, k)
         state, *result = trainer.dispatch(state, *parallel.put_batch((POINTS[rows], None)), n, active)
         step += n
@@ -137,7 +140,7 @@ def test_each_objective_descends_its_own_gradient_and_sees_what_the_former_left(
 
     @partial(jax.jit, static_argnums=1)
     def descend(params, objective):
-        batch = learning.make_batch(t.keys, 0, jnp.arange(16), images, None, False)
+        batch = make_batch(t.keys, 0, jnp.arange(16), images, None, False)
         grads = jax.grad(lambda p: objective.loss(p, t.start.state, None, batch, step=0, train=True)[0])(params)
         moved = jax.tree.map(lambda p, g: p - 0.1 * g, params, grads)
         return {**params, objective.group: moved[objective.group]}
@@ -209,10 +212,10 @@ def test_compiles_once_per_active_set(gans, stages):
 def test_dispatches_end_at_both_edges_of_a_window():
     objectives = (Objective("early", None, stop=7), Objective("late", None, start=12))
     model = Model(init=None, objectives=objectives, sample=None)
-    run = SimpleNamespace(model=model, config=base().to_dict(), steps_per_dispatch=10, window=())
-    assert [plan(run, step) for step in (0, 7, 12)] == [(7, ("early",)), (5, ()), (10, ("late",))]
+    run = SimpleNamespace(model=model, config=base().to_dict(), steps_per_dispatch=10, window=(), watchers=())
+    assert [next_dispatch(run, step) for step in (0, 7, 12)] == [(7, ("early",)), (5, ()), (10, ("late",))]
     run.window = (3, 15)  # of a profile
-    assert [plan(run, step)[0] for step in (0, 3, 12, 15)] == [3, 4, 3, 10]
+    assert [next_dispatch(run, step)[0] for step in (0, 3, 12, 15)] == [3, 4, 3, 10]
 
 
 # --- draws --------------------------------------------------------------------------------------------------------------------
@@ -225,7 +228,7 @@ def example_key(root, step, index):
 @pytest.mark.parametrize("seed", [-1, 2**32])
 def test_seeds_that_would_share_their_draws_with_others_are_refused(seed):
     with pytest.raises(InputError, match=f"seed is {seed}; it must lie in 0..4294967295"):
-        learning.seed_keys(seed)
+        seed_keys(seed)
 
 
 def recorder():
@@ -239,6 +242,7 @@ def recorder():
         return params["w"] ** 2, ({**state, str(train): seen(batch, key, step)}, {})
 
     def init(key, batch):
+        batch = batch._replace(x=batch.x[:16], keys=batch.keys[:16])  # as many as a training batch has
         return Variables({"w": jnp.ones(())}, {"True": seen(batch, key, 0), "other": jnp.zeros(())})
 
     return Model(init, (Objective("record", loss),), sample=None)
@@ -275,12 +279,12 @@ def test_microbatches_give_the_gradient_and_the_noise_of_the_whole_batch():
 
 def test_flips_are_a_function_of_seed_step_and_index():
     images = np.random.default_rng(1).integers(0, 256, (2000, 2, 3, 1), dtype=np.uint8)
-    labels, keys = jnp.arange(2000), learning.seed_keys(3)
+    labels, keys = jnp.arange(2000), seed_keys(3)
 
     @partial(jax.jit, static_argnames=("first", "flip"))
     def batch(step, keys=keys, first=0, flip=True):
         index = jnp.arange(first, 2000)
-        return learning.make_batch(keys, step, index, jnp.asarray(images[first:]), labels[first:], flip)
+        return make_batch(keys, step, index, jnp.asarray(images[first:]), labels[first:], flip)
 
     def flipped(step, keys=keys, **options) -> np.ndarray:
         x, got, _ = batch(step, keys, **options)
@@ -295,7 +299,7 @@ def test_flips_are_a_function_of_seed_step_and_index():
     assert abs(first.mean() - 0.5) < 0.056  # five standard deviations
     np.testing.assert_array_equal(first, flipped(5))
     np.testing.assert_array_equal(first, flipped(5, keys._replace(noise=keys.init)))
-    for other in (flipped(6), flipped(5, learning.seed_keys(4))):
+    for other in (flipped(6), flipped(5, seed_keys(4))):
         assert abs((other == first).mean() - 0.5) < 0.056
     np.testing.assert_array_equal(first[700:], flipped(5, first=700))
     assert not flipped(5, flip=False).any()
@@ -330,7 +334,7 @@ def test_a_nonfinite_step_is_reported_and_is_the_last(k, loss_too):
     state, output, failed = next(result for result in advance(t) if result[2] >= 0)
     assert int(failed) == 7 and int(state.step) == 8
     np.testing.assert_allclose(state.params["steady"], 0.8**8 * np.ones(2), rtol=1e-5)  # 8 updates, as without the failure
-    reason = learning.describe_failure(output, t.start.params, t.model.objectives)
+    reason = describe_failure(output, t.start.params, t.model.objectives)
     terms = "second/loss, second/term, second/grad_norm" if loss_too else "second/grad_norm"
     assert reason == f"non-finite: {terms}; gradient of params['fragile']['kernel']"
 

@@ -9,6 +9,7 @@ import pytest
 from PIL import Image
 from tensorboardX.proto.event_pb2 import Event
 
+from gm_jax import experiment
 from gm_jax.cli import train_main
 from gm_jax.errors import InputError
 from gm_jax.training import loop
@@ -73,7 +74,7 @@ def test_a_run_that_diverges_stops_and_says_where(tmp_path, points, capsys, step
 
 def test_a_run_that_diverges_at_once_leaves_no_checkpoint(tmp_path, points):
     with pytest.raises(loop.NonFinite, match="step 0: .* no checkpoint had been written yet"):
-        loop.train(settings(DIVERGING | {"diverge_at": 0}, points, steps=9, checkpoint_every=1), tmp_path / "run")
+        experiment.train(settings(DIVERGING | {"diverge_at": 0}, points, steps=9, checkpoint_every=1), tmp_path / "run")
     assert not (tmp_path / "run/checkpoints").exists()
 
 
@@ -85,7 +86,7 @@ def test_a_run_that_diverges_at_once_leaves_no_checkpoint(tmp_path, points):
     [
         ({"batch_size": 30, "accum": 4}, "train.batch_size=30 does not split into 4 microbatches on 1 devices; .* such as 32"),
         ({"batch_size": 1, "accum": 4}, "use a multiple of 4, such as 4"),
-        ({"batch_size": 0}, "train.batch_size is 0; it must be at least 1"),
+        ({"batch_size": 0}, "train.batch_size is 0; give a whole number of at least 1"),
         ({"accum": 0}, "train.accum is 0"),
         ({"steps": 0}, "train.steps is 0"),
         ({"log_every": 0}, "train.log_every is 0"),
@@ -95,13 +96,13 @@ def test_a_run_that_diverges_at_once_leaves_no_checkpoint(tmp_path, points):
 )
 def test_bad_numbers_are_refused_before_anything_is_written(tmp_path, fields, message):
     with pytest.raises(InputError, match=message):
-        loop.train(settings(BATCHNORM, **{"steps": 4, **fields}), tmp_path / "run")
+        experiment.train(settings(BATCHNORM, **{"steps": 4, **fields}), tmp_path / "run")
     assert not (tmp_path / "run").exists()
 
 
 def test_an_unknown_parallel_mode_is_refused(tmp_path):
-    with pytest.raises(InputError, match="unknown parallel mode 'xmap'; known: jit, fsdp, pmap"):
-        loop.train(settings(BATCHNORM, parallel="xmap", steps=4), tmp_path / "run")
+    with pytest.raises(InputError, match="parallel is 'xmap'; give 'jit' or 'fsdp' or 'pmap'"):
+        experiment.train(settings(BATCHNORM, parallel="xmap", steps=4), tmp_path / "run")
 
 
 # --- what is written ----------------------------------------------------------------------------------------------------------
@@ -123,7 +124,7 @@ def read_events(folder):
 def test_what_a_run_writes(tmp_path, capsys):
     often = {"log_every": 4, "heldout_every": 5, "sample_every": 5, "checkpoint_every": 5}
     config = settings(GAN, steps=10, **often)
-    loop.train(config, tmp_path / "run")
+    experiment.train(config, tmp_path / "run")
     lines = [json.loads(line, parse_constant=pytest.fail) for line in (tmp_path / "run/metrics.jsonl").read_text().splitlines()]
     training, heldout = ([line for line in lines if ("heldout/critic/loss" in line) is kind] for kind in (False, True))
     assert [line["step"] for line in training] == [4, 8, 10] and [line["step"] for line in heldout] == [5, 10]
@@ -145,7 +146,7 @@ def test_what_a_run_writes(tmp_path, capsys):
 
 def test_images_that_no_picture_can_show_train_all_the_same(tmp_path, points, capsys):
     assert train(settings(GAN, points, steps=2, sample_every=1), tmp_path / "run")[".step"] == 2
-    assert "step 2: no picture of the samples, which have 2 channels" in capsys.readouterr().out
+    assert "step 2: no samples (no picture shows channels of 2 numbers)" in capsys.readouterr().out
     assert not (tmp_path / "run/samples").exists()
 
 
@@ -175,7 +176,7 @@ def test_the_log_is_strict_json_also_for_numbers_that_json_lacks(tmp_path):
 
 def test_a_resumed_run_keeps_the_events_of_the_first(tmp_path, points):
     config = settings(GAN, points, steps=5, log_every=5)
-    loop.train(config, tmp_path / "run")
+    experiment.train(config, tmp_path / "run")
     config["train"]["steps"] = 10
-    loop.train(config, tmp_path / "run")
+    experiment.train(config, tmp_path / "run")
     assert {step for step, tag in read_events(tmp_path / "run/tensorboard") if tag == "critic/loss"} == {5, 10}

@@ -11,8 +11,8 @@ import pytest
 from configs.common import base
 from gm_jax.core import Model, Objective
 from gm_jax.errors import InputError
-from gm_jax.experiment import build_optimizers
 from gm_jax.training import learning
+from gm_jax.training.optimizers import build_optimizers, params_ema
 
 RATE = 0.1
 
@@ -54,7 +54,7 @@ def test_params_ema_is_the_weighted_sum_of_the_parameters_after_each_update(warm
     decay, updates = 0.8, 30  # with warm-up, (1 + n) / (10 + n) passes 0.8 at n = 35: the whole run is warm-up
     rng = np.random.default_rng(0)
     start, steps = rng.normal(size=3), rng.normal(size=(updates, 3))
-    ema = learning.params_ema(decay, warmup)
+    ema = params_ema(decay, warmup)
     params = {"w": jnp.asarray(start, jnp.float32)}
     state = ema.init(params)
     for step in steps:
@@ -70,7 +70,7 @@ def test_params_ema_is_the_weighted_sum_of_the_parameters_after_each_update(warm
 
 
 def test_warmup_ends_where_it_reaches_the_decay():
-    ema = learning.params_ema(0.5, warmup=True)  # (1 + n) / (10 + n) = 0.5 at n = 8
+    ema = params_ema(0.5, warmup=True)  # (1 + n) / (10 + n) = 0.5 at n = 8
     average = jax.jit(lambda state: ema.update(jnp.zeros(()), state, jnp.zeros(()))[1])
     state, weights = ema.init(jnp.ones(())), [1.0]  # what is left of the one that it starts from
     for _ in range(12):
@@ -83,13 +83,13 @@ def test_warmup_ends_where_it_reaches_the_decay():
 @pytest.mark.parametrize("decay", [-0.1, 1.0, 2.0])
 def test_params_ema_refuses_a_decay_that_does_not_average(decay):
     with pytest.raises(InputError, match=r"decay must lie in \[0, 1\)"):
-        learning.params_ema(decay)
+        params_ema(decay)
     with pytest.raises(InputError, match="ema_decay"):
         build(ema_decay=decay)
 
 
 def test_params_ema_needs_the_parameters():
-    ema = learning.params_ema(0.5)
+    ema = params_ema(0.5)
     with pytest.raises(ValueError, match="needs the parameters"):
         ema.update(jnp.ones(()), ema.init(jnp.zeros(())))
 
@@ -191,8 +191,8 @@ def test_an_objective_may_override_the_common_settings():
 @pytest.mark.parametrize(
     "settings, message",
     [
-        ({"name": "adma"}, "unknown optimizer 'adma'; known: adam, sgd"),
-        ({"schedule": "cosin"}, "unknown schedule 'cosin'; known: constant, cosine, linear"),
+        ({"name": "adma"}, "unknown optimizer 'adma'; choose adam, sgd"),
+        ({"schedule": "cosin"}, "unknown schedule 'cosin'; choose constant, linear, cosine"),
         ({"generator": {"learning_rate": 1.0}}, "optimizer.generator names no objective of this model.*only"),
         ({"only": {"momentum": 1.0}}, "unknown field optimizer.only.momentum; known: .*learning_rate"),
     ],

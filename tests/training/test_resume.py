@@ -22,11 +22,15 @@ TWO_STAGE = {"name": "tests.toys.toy_two_stage", "switch": 60}
 DDPM = {
     "name": "ddpm",
     "timesteps": 30,
-    "channels": 8,
-    "channel_multipliers": [1],
-    "num_res_blocks": 1,
-    "attention_resolutions": [],
-    "dropout": 0.2,
+    "class_conditional": True,
+    "network": {
+        "name": "unet",
+        "channels": 8,
+        "channel_multipliers": [1],
+        "num_res_blocks": 1,
+        "attention_resolutions": [],
+        "dropout": 0.2,
+    },
 }
 # The interrupted process has no end of its own and is slowed by many checkpoints; reruns may change both fields.
 ENDLESS = {"steps": 10**6, "checkpoint_every": 5}

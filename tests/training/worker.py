@@ -14,12 +14,12 @@ def get_config(preset: str) -> ConfigDict:
 
 def main(path: str) -> None:
     """Trains each job's config in its work directory, which begins as a copy of `start` where that is given."""
-    from gm_jax.training import loop
+    from gm_jax import experiment
 
     for job in json.loads(pathlib.Path(path).read_text()):
         if job["start"]:
             shutil.copytree(job["start"], job["workdir"])
-        loop.train(job["config"], pathlib.Path(job["workdir"]))
+        experiment.train(job["config"], pathlib.Path(job["workdir"]))
 
 
 if __name__ == "__main__":

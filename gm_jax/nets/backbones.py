@@ -1,0 +1,119 @@
+"""The networks that a denoiser may have, by name, all called alike.
+
+The keyword arguments of a function here are the fields of a section `network` of a config. `clock` names what the network is
+told of the time (`denoising.CLOCKS`); "auto" leaves that to the model.
+"""
+
+from collections.abc import Callable, Mapping
+from typing import Any, Literal
+
+import flax.linen as nn
+import jax.numpy as jnp
+
+from gm_jax.core import Network
+from gm_jax.errors import InputError, choose
+from gm_jax.nets.mlp import TimeMLP
+from gm_jax.nets.refinenet import RefineNet
+from gm_jax.nets.unet import UNet, check_divisible, fitting_multipliers
+from gm_jax.settings import Count, Decay, Whole, checked
+
+Clock = Literal["auto", "index", "none", "time", "log_sigma"]
+
+PAPER_MULTIPLIERS = (1, 2, 2, 2)  # of the CIFAR-10 networks of DDPM, NCSN and NCSNv2
+
+
+@checked
+def unet(
+    image_shape: tuple[int, ...],
+    dtype: jnp.dtype,
+    *,
+    channels: Count = 128,
+    channel_multipliers: tuple[Count, ...] = (),
+    num_res_blocks: Count = 2,
+    attention_resolutions: tuple[Whole, ...] = (16,),
+    dropout: Decay = 0.1,
+    remat: bool = False,
+    clock: Clock = "auto",
+) -> Network:
+    """The U-Net of DDPM (`nets.unet.UNet`); no multipliers: (1, 2, 2, 2), or as many of them as the image can be halved for."""
+    _check_image("unet", image_shape)
+    multipliers = channel_multipliers or fitting_multipliers(image_shape[:2], PAPER_MULTIPLIERS)
+    check_divisible(image_shape[:2], multipliers)
+    net = UNet(image_shape[-1], channels, multipliers, num_res_blocks, attention_resolutions, dropout, remat, dtype)
+    return of_module(net, clock)
+
+
+@checked
+def refinenet(
+    image_shape: tuple[int, ...],
+    dtype: jnp.dtype,
+    num_levels: int | None,
+    *,
+    channels: Count = 128,
+    channel_multipliers: tuple[Count, ...] = (),
+    num_res_blocks: Count = 2,
+    clock: Clock = "auto",
+) -> Network:
+    """The networks of NCSN and, without levels, NCSNv2 (`nets.refinenet.RefineNet`); no multipliers: (1, 2, 2, 2)."""
+    _check_image("refinenet", image_shape)
+    multipliers = channel_multipliers or PAPER_MULTIPLIERS
+    check_divisible(image_shape[:2], multipliers[:2])  # it halves the image once
+    return of_module(RefineNet(image_shape[-1], channels, multipliers, num_res_blocks, num_levels, dtype), clock)
+
+
+@checked
+def mlp(
+    image_shape: tuple[int, ...],
+    dtype: jnp.dtype,
+    *,
+    channels: Count = 128,
+    depth: Count = 4,
+    dropout: Decay = 0.0,
+    clock: Clock = "auto",
+) -> Network:
+    """A residual perceptron for points (`nets.mlp.TimeMLP`)."""
+    if len(image_shape) != 1:
+        raise InputError(f"network mlp is for points, not for images of {'x'.join(map(str, image_shape))}; take unet")
+    return of_module(TimeMLP(channels, depth, dropout, dtype), clock)
+
+
+BACKBONES = {"mlp": mlp, "refinenet": refinenet, "unet": unet}
+
+
+def find(name: str) -> Callable[..., Network]:
+    """The function of that name. Raises InputError for an unknown one."""
+    return choose(BACKBONES, name, "network")
+
+
+def backbone(
+    settings: Mapping[str, Any], image_shape: tuple[int, ...], dtype: Any = jnp.float32, num_levels: int | None = None
+) -> Network:
+    """The network that a section {"name": "unet", "channels": 128, ...} describes, for data of this shape.
+
+    `num_levels`: how many noise levels its model tells it apart, by index; None: it is told any time, or none. Raises
+    InputError for an unknown name, for settings that it has not, and for images that it cannot halve.
+    """
+    given = dict(settings)
+    function = find(given.pop("name"))
+    told = {"num_levels": num_levels} if function is refinenet else {}
+    try:
+        return function(tuple(image_shape), dtype, **told, **given)
+    except TypeError as error:
+        raise InputError(f"network {settings['name']!r}: {str(error).rpartition('() ')[2]}") from error
+
+
+def of_module(net: nn.Module, clock: str = "auto") -> Network:
+    """A Flax module (x, t, condition, train) as pure functions."""
+
+    def init(key, x, t, condition):
+        return net.init(key, x, t, condition)["params"]
+
+    def apply(params, x, t, condition, *, train=False, key=None):
+        return net.apply({"params": params}, x, t, condition, train, rngs={} if key is None else {"dropout": key})
+
+    return Network(init, apply, clock)
+
+
+def _check_image(name: str, image_shape: tuple[int, ...]) -> None:
+    if len(image_shape) != 3:
+        raise InputError(f"network {name} is for images, not for points of {image_shape[0]} numbers; take mlp")

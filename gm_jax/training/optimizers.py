@@ -1,0 +1,130 @@
+"""Optimizers from settings: clipping, Adam or momentum, weight decay, schedule, and the average of the parameters."""
+
+import math
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from jaxtyping import Array, Int
+
+from gm_jax.core import Model, Objective, PyTree
+from gm_jax.errors import InputError, choose
+
+OPTIMIZERS: dict[str, Callable[[Mapping[str, Any]], optax.GradientTransformation]] = {
+    "adam": lambda s: optax.scale_by_adam(s["b1"], s["b2"], s["eps"]),
+    "sgd": lambda s: optax.trace(s["b1"]),  # b1 is the momentum
+}
+
+# schedule(learning rate, number of updates) -> optax schedule, after the warm-up
+SCHEDULES: dict[str, Callable[[float, int], optax.Schedule]] = {
+    "constant": lambda lr, _: optax.constant_schedule(lr),
+    "linear": lambda lr, n: optax.linear_schedule(lr, 0.0, n),
+    "cosine": lambda lr, n: optax.cosine_decay_schedule(lr, n),
+}
+
+
+class ParamsEmaState(NamedTuple):
+    """State of `params_ema`."""
+
+    count: Int[Array, ""]
+    ema: PyTree
+
+
+def params_ema(decay: float, warmup: bool = True) -> optax.GradientTransformation:
+    """Averages the parameters that the chain before it produces: ema <- d * ema + (1 - d) * (params + updates).
+
+    Put it last in `optax.chain`; updates pass through unchanged. With `warmup`, d = min(decay, (1 + n) / (10 + n)) at the n-th
+    update (as `tf.train.ExponentialMovingAverage` with `num_updates`), so that short runs soon forget their initial weights.
+    `optax.ema` averages the *updates*, which is another thing.
+
+    Raises:
+        InputError: `decay` outside [0, 1).
+        ValueError: `update` called without params.
+    """
+    if not 0.0 <= decay < 1.0:
+        raise InputError(f"ema_decay must lie in [0, 1), got {decay}; 0 is off")
+
+    def init(params):
+        return ParamsEmaState(jnp.zeros([], jnp.int32), jax.tree.map(jnp.array, params))
+
+    def update(updates, state, params=None):
+        if params is None:
+            raise ValueError("params_ema needs the parameters: call update(updates, state, params)")
+        d = jnp.minimum(decay, (1 + state.count) / (10 + state.count)) if warmup else decay
+        ema = jax.tree.map(lambda e, p, u: (d * e + (1 - d) * (p + u)).astype(e.dtype), state.ema, params, updates)
+        return updates, ParamsEmaState(state.count + 1, ema)
+
+    return optax.GradientTransformation(init, update)
+
+
+def averages(opt_state: PyTree) -> list[ParamsEmaState]:
+    """The states of `params_ema` in the state of an optimizer."""
+    leaves = jax.tree.leaves(opt_state, is_leaf=lambda node: isinstance(node, ParamsEmaState))
+    return [leaf for leaf in leaves if isinstance(leaf, ParamsEmaState)]
+
+
+def build_optimizer(settings: Mapping[str, Any], objective: Objective) -> optax.GradientTransformation:
+    """Clipping, the optimizer, decoupled weight decay, the schedule and the EMA, as far as `settings` ask for them.
+
+    `horizon` and `warmup_steps` are steps of the run, counted from the start of the objective's window: an objective that
+    updates at every fifth step makes a fifth as many updates in them. Without a horizon the schedule runs over that window,
+    never over the length of the run: so a rerun may raise the number of steps without altering the steps already made.
+    """
+    window = 0 if objective.stop is None else objective.stop - objective.start
+    horizon = (settings["horizon"] or window) // objective.every
+    make_schedule = choose(SCHEDULES, settings["schedule"], "schedule")
+    if settings["schedule"] != "constant" and not horizon:
+        raise InputError(
+            f"schedule {settings['schedule']!r} of {objective.name!r} needs a length; set optimizer.horizon (in steps)"
+        )
+    warmup, rate = math.ceil(settings["warmup_steps"] / objective.every), settings["learning_rate"]
+    schedule = make_schedule(rate, max(horizon - warmup, 1))
+    if warmup:  # the first update already moves: rate / warmup, 2 rate / warmup, ...
+        schedule = optax.join_schedules([optax.linear_schedule(rate / warmup, rate, max(warmup - 1, 1)), schedule], [warmup])
+    parts = [
+        optax.clip_by_global_norm(settings["clip_norm"]) if settings["clip_norm"] else None,
+        choose(OPTIMIZERS, settings["name"], "optimizer")(settings),
+        optax.add_decayed_weights(settings["weight_decay"]) if settings["weight_decay"] else None,
+        optax.scale_by_learning_rate(schedule),
+        params_ema(settings["ema_decay"], settings["ema_warmup"]) if settings["ema_decay"] else None,
+    ]
+    return optax.chain(*[part for part in parts if part is not None])
+
+
+def build_optimizers(config: Mapping[str, Any], model: Model) -> dict[str, optax.GradientTransformation]:
+    """One optimizer for each objective that has its own. A dict under an objective's name in `config["optimizer"]` overrides
+    the common settings.
+
+    Raises InputError for settings that name no such objective, and where two optimizers would average the same parameters, of
+    which evaluation could only see one.
+    """
+    common = {key: value for key, value in config["optimizer"].items() if not isinstance(value, Mapping)}
+    own = {key: value for key, value in config["optimizer"].items() if isinstance(value, Mapping)}
+    objectives = [objective for objective in model.objectives if objective.optimizer is None]
+    names = [objective.name for objective in objectives]
+    for key in own:
+        if key not in names:
+            raise InputError(f"optimizer.{key} names no objective of this model; its objectives are {', '.join(names)}")
+        for field in own[key]:
+            if field not in common:
+                raise InputError(f"unknown field optimizer.{key}.{field}; known: {', '.join(common)}")
+    settings = {o.name: {**common, **own.get(o.name, {})} for o in objectives}
+    _check_averages([o for o in objectives if settings[o.name]["ema_decay"]])
+    return {o.name: build_optimizer(settings[o.name], o) for o in objectives}
+
+
+def _check_averages(objectives: list[Objective]) -> None:
+    for i, one in enumerate(objectives):
+        for other in objectives[:i]:
+            if _overlap(one.group, other.group):
+                raise InputError(
+                    f"the objectives {other.name!r} and {one.name!r} would both average the parameters of "
+                    f"{one.group or other.group or 'the model'}; set optimizer.{one.name}.ema_decay=0 for one of them"
+                )
+
+
+def _overlap(one: str | None, other: str | None) -> bool:
+    """Have two groups parameters in common?"""
+    return not one or not other or f"{one}/".startswith(f"{other}/") or f"{other}/".startswith(f"{one}/")
