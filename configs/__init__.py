@@ -1,1 +1,1 @@
-"""One file per experiment. `get_config(preset)` returns a ConfigDict of plain data."""
+"""One file per experiment, shipped as `gm_jax.configs`. `get_config(preset)` returns a ConfigDict of plain data."""

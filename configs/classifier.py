@@ -17,7 +17,7 @@ Expected accuracy on the test images:
 
 from ml_collections import ConfigDict
 
-from configs.common import base, with_preset
+from gm_jax.cli.presets import base, with_preset
 
 
 def get_config(preset: str = "cifar10") -> ConfigDict:

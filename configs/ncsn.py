@@ -8,8 +8,8 @@
 
 Settings of "cifar10" and "cifar10_v2": the authors' code (ermongroup/ncsn, configs/anneal.yml; ermongroup/ncsnv2,
 configs/cifar10.yml). Their pixels are in [0, 1], here in [-1, 1]: sigmas are twice, epsilons four times theirs. Epsilons are
-those of the code, where the papers' algorithm boxes have alpha/2 (see gm_jax/diffusion/langevin.py). Not taken over: the
-authors add uniform noise of one grey level to the training images.
+those of the code (see gm_jax/diffusion/langevin.py). Not taken over: for NCSN (not for NCSNv2) the authors add uniform noise of
+one grey level to the training images.
 
 Expected:
     cifar10: FID 25.32, IS 8.87 (the paper, with the checkpoint of the best FID on 1000 samples). Not yet run here.
@@ -20,7 +20,7 @@ Expected:
 
 from ml_collections import ConfigDict
 
-from configs.common import base, with_preset
+from gm_jax.cli.presets import base, with_preset
 
 
 def get_config(preset: str = "cifar10") -> ConfigDict:
@@ -54,7 +54,7 @@ def digits(config: ConfigDict) -> None:
     config.data.name = "digits"
     config.data.flip = False
     config.model.update(
-        sigma_max=10.0,  # the largest distance between two digits is 9.6
+        sigma_max=10.0,  # the largest distance between two digits is 9.63
         sigma_min=0.05,
         levels=20,
         epsilon=0.0,  # comes to 5.7e-4

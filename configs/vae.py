@@ -9,13 +9,13 @@
 
 Expected:
   cifar10: the 100 000 steps are not yet run. After 1173 (3 epochs, ten minutes on a CPU): ELBO 6.37 bits/dim, reconstruction
-    MSE 0.0209; reconstructions are blurred but recognizable, samples from the prior are not (results/vae-cifar10.json).
-  digits: ELBO 4.19 bits/dim, IWAE 4.09 with 64 samples, reconstruction MSE 0.0232 (results/vae-digits.json).
+    MSE 0.0209; reconstructions are blurred but recognizable, samples from the prior are not (results/cifar10/vae.json).
+  digits: ELBO 4.19 bits/dim, IWAE 4.09 with 64 samples, reconstruction MSE 0.0232 (results/digits/vae.json).
   tiny: the loss falls from 180 to below 40 nats.
 
 The sweep: a direction of the data stays in z only while its variance exceeds beta * sigma^2 (exactly so in a linear VAE: Lucas
-et al. 2019, "Don't blame the ELBO!"). The largest variance is 2.79 on digits and 223 on CIFAR-10, so that beta = 10 collapses
-above sigma^2 = 0.28 and 22.3, not at the presets' own values. The sweep presets take 0.5 (the loss is then the summed squared
+et al. 2019, "Don't blame the ELBO!"). The largest variance is 2.79 on digits and 221.5 on CIFAR-10, so that beta = 10 collapses
+above sigma^2 = 0.28 and 22.2, not at the presets' own values. The sweep presets take 0.5 (the loss is then the summed squared
 error plus beta * KL) and 25: with those sigma^2 is a weight, no longer a fair model of the pixels.
 
   KL in nats at beta =           0.1    1     10
@@ -29,7 +29,7 @@ per image, summed over pixels. The settings are this project's own: the papers h
 
 from ml_collections import ConfigDict
 
-from configs.common import base, with_preset
+from gm_jax.cli.presets import base, with_preset
 
 
 def get_config(preset: str = "cifar10") -> ConfigDict:

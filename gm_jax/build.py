@@ -38,10 +38,15 @@ def compute_dtype(precision: str) -> jnp.dtype:
 
 
 def build_model(
-    config: Mapping[str, Any], image_shape: tuple[int, ...], num_classes: int | None, axis_name: str | None = None
+    config: Mapping[str, Any],
+    image_shape: tuple[int, ...],
+    num_classes: int | None,
+    axis_name: str | None = None,
+    data_variance: float | None = None,
 ) -> Model:
-    """Calls the model's `make` with `config["model"]`, and those of image_shape, num_classes, dtype, axis_name, build it names.
+    """Calls the model's `make` with `config["model"]`, and with what it names of the context (`settings.CONTEXT`).
 
+    `data_variance`: of the training data, for initialisation; None where the data are not at hand, and nothing is initialised.
     `config["model"]["name"]` is a key of MODELS, or the dotted path of a module of yours that has a `make`. `build(settings,
     image_shape) -> Model` makes a part of a model, from a section of its settings, for data of the part's own shape.
 
@@ -54,6 +59,7 @@ def build_model(
         "num_classes": num_classes,
         "dtype": compute_dtype(config["precision"]),
         "axis_name": axis_name,
+        "data_variance": data_variance,
         "build": lambda part, shape: build_model({**config, "model": part}, shape, num_classes, axis_name),
     }
     asked = inspect.signature(make).parameters

@@ -24,6 +24,7 @@ def within(
     name: str,
     *,
     rename: str | None = None,
+    optimizer: str | None = None,
     start: int = 0,
     stop: int | None = None,
     view: Callable[[Variables, Batch], Batch] = lambda variables, batch: batch,
@@ -33,6 +34,7 @@ def within(
     Args:
       objective: the part's own.
       rename: what it is called in the whole, by default as in the part: names must differ, and head the optimizer's settings.
+      optimizer: what the objective whose optimizer it shares is called in the whole, by default as in the part.
       start, stop: the part's window in steps of the whole. The objective counts its own steps from `start`.
       view: (variables of the whole, batch) -> the batch that the part sees: what another part makes of the images, say.
     """
@@ -48,6 +50,7 @@ def within(
     ends = [end for end in (stop, None if objective.stop is None else objective.stop + start) if end is not None]
     return objective._replace(
         name=rename or objective.name,
+        optimizer=optimizer or objective.optimizer,
         loss=loss,
         after=None if objective.after is None else after,
         group=name if objective.group is None else f"{name}/{objective.group}",

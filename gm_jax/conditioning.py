@@ -21,21 +21,24 @@ def classes_of(num_classes: int | None, class_conditional: bool) -> int | None:
     return num_classes if class_conditional else None
 
 
-def check_labels(labels: Labels | None, num_classes: int | None) -> None:
-    """Raises InputError for labels that an unconditional model is given, and for what are no labels [n] in 0..num_classes - 1.
+def check_labels(labels: Labels | None, num_classes: int | None, least: int = 0) -> None:
+    """Raises InputError for labels that an unconditional model is given, and for what are no labels [n] below num_classes.
 
-    Values are looked at where they are known: not while a function is being traced.
+    `least`: the smallest label, 0, or -1 where "no label" is one, too. Values are looked at where they are known: not while a
+    function is being traced.
     """
     if labels is None:
         return
     if num_classes is None:
         raise InputError("this model is unconditional: leave labels at None")
-    kind, shape = jnp.result_type(labels), jnp.shape(labels)
+    if not hasattr(labels, "dtype"):
+        raise InputError(f"labels are an array of whole numbers [n], one a sample, not {type(labels).__name__}")
+    kind, shape = labels.dtype, labels.shape
     if len(shape) != 1 or not jnp.issubdtype(kind, jnp.integer):
         raise InputError(f"labels are whole numbers [n], one a sample, not {kind} {list(shape)}")
     if not isinstance(labels, jax.core.Tracer):
         values = np.asarray(labels)
-        if len(values) and (values.min() < 0 or values.max() >= num_classes):
+        if len(values) and (values.min() < least or values.max() >= num_classes):
             raise InputError(f"labels reach from {values.min()} to {values.max()}; this model knows 0 to {num_classes - 1}")
 
 

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from gm_jax.conditioning import check_labels, draw_labels, drop_labels, one_hot
+from gm_jax.conditioning import NO_LABEL, check_labels, draw_labels, drop_labels, one_hot
 from gm_jax.core import Batch, Diffusion, Key, Labels, Likelihood, Model, Network, Objective, PyTree, Variables, streams
 from gm_jax.diffusion import guidance, samplers
 from gm_jax.diffusion.losses import DrawTime, Weight, denoising_loss
@@ -112,7 +112,7 @@ def denoising_model(
       term: what the loss is called among the metrics.
       num_classes, label_dropout: of a conditional model; the share of training labels that it is not told.
       clip_x0: clip the estimate of x0 to [-1, 1] in every step of sampling and in likelihoods; points are never clipped.
-      likelihoods: from `estimate(variables, labels)`, the denoiser that samples are drawn with, to the model's likelihoods.
+      likelihoods: from `estimate(variables, keys, labels)`, the denoiser that samples are drawn with, to the likelihoods.
 
     It samples with the options sampler, steps, spacing, times (see `samplers.plan`), those of the sampler, and, if conditional,
     `guidance_scale` (1.0: none, see `guidance.classifier_free`), which needs label dropout in training. A conditional model
@@ -130,7 +130,7 @@ def denoising_model(
         asked = {**sampling, "spacing": spacing, **{key: value for key, value in options.items() if value is not None}}
         try:
             made = samplers.plan(path, dict(choices), **asked)
-        except ValueError as error:
+        except (TypeError, ValueError) as error:
             raise InputError(f"sampling {name}: {error}") from None
         return made if guidance_scale == 1.0 else made._replace(nfe=2 * made.nfe)
 
@@ -150,7 +150,7 @@ def denoising_model(
         return value, (state, {term: value})
 
     def denoiser(variables: Variables, labels: Labels | None = None) -> Denoiser:
-        check_labels(labels, num_classes)
+        check_labels(labels, num_classes, least=NO_LABEL)
         return predictor.denoiser(variables.params["network"], labels)
 
     def estimate(variables: Variables, labels: Labels | None, guidance_scale: float = 1.0) -> Denoiser:
@@ -163,17 +163,22 @@ def denoising_model(
         untaught = num_classes is not None and (guided or not label_dropout)
         return draw_labels(*streams(keys, "labels"), num_classes) if labels is None and untaught else labels
 
-    def trajectory(variables: Variables, keys: Key, labels=None, *, frames, guidance_scale: float = 1.0, **options):
-        sampler, times, _ = plan(guidance_scale, **options)
-        labels = known(keys, labels, guidance_scale != 1.0)
+    def trajectory(variables: Variables, keys: Key, labels=None, *, frames: int | None, **options):
+        sampler, times, _ = plan(**options)
+        scale = options.get("guidance_scale", 1.0)
+        labels = known(keys, labels, scale != 1.0)
         start_keys, step_keys = streams(keys, "start", "steps")
-        x = samplers.initial_noise(path, start_keys, image_shape)
-        return samplers.simulate(step_keys, sampler(path, estimate(variables, labels, guidance_scale)), x, times, frames)
+        x = samplers.initial_noise(path, start_keys, image_shape, times[0])
+        return samplers.simulate(step_keys, sampler(path, estimate(variables, labels, scale)), x, times, frames)
+
+    def sample(variables: Variables, keys: Key, labels=None, **options):
+        plan(**options)  # which refuses what `trajectory` alone takes
+        return trajectory(variables, keys, labels, frames=None, **options)
 
     return Model(
         init=init,
         objectives=(Objective(name, loss),),
-        sample=partial(trajectory, frames=None),
+        sample=sample,
         trajectory=trajectory,
         nfe=lambda **options: plan(**options).nfe,
         num_classes=num_classes,

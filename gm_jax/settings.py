@@ -25,7 +25,8 @@ from typing import Annotated, Any, Literal, NamedTuple
 from gm_jax.errors import InputError
 
 REQUIRED = inspect.Parameter.empty  # the default of a field that has none
-CONTEXT = ("image_shape", "num_classes", "dtype", "axis_name", "build")  # what functions are given, and nobody sets
+# what functions are given, and nobody sets
+CONTEXT = ("image_shape", "num_classes", "dtype", "axis_name", "build", "data_variance")
 
 
 class Constraint(NamedTuple):
@@ -60,6 +61,10 @@ def above(bound: float) -> Constraint:
 def within(low: float, high: float) -> Constraint:
     """Both ends included."""
     return Constraint(f"from {low:.10g} to {high:.10g}", lambda value: low <= value <= high)
+
+
+def even(least: int) -> Constraint:
+    return Constraint(f"that is even and at least {least}", lambda value: value >= least and value % 2 == 0)
 
 
 def up_to(low: float, high: float) -> Constraint:

@@ -21,6 +21,7 @@ from gm_jax.densities import discretized_gaussian_log_prob, gaussian_log_prob
 from gm_jax.errors import InputError
 from gm_jax.images import to_float
 from gm_jax.nets.autoencoders import Autoencoder
+from gm_jax.settings import Count
 
 Variance = float | Float[Array, ""]
 
@@ -122,14 +123,14 @@ def bounds(
 
         return logsumexp(jax.lax.map(of_label, jnp.arange(num_classes)), axis=0) - jnp.log(num_classes)
 
-    def elbo_nats(variables: Variables, keys: Key, images, labels=None, *, samples: int = 1):
+    def elbo_nats(variables: Variables, keys: Key, images, labels=None, *, samples: Count = 1):
         check_labels(labels, num_classes)
         if num_classes is not None and labels is None:
             return -marginal_weights(variables, keys, images, samples).mean(0)
         likelihood, _, kl = log_weights(variables, keys, images, labels, samples)
         return -elbo(likelihood.mean(0), kl)
 
-    def iwae_nats(variables: Variables, keys: Key, images, labels=None, *, samples: int = 64):
+    def iwae_nats(variables: Variables, keys: Key, images, labels=None, *, samples: Count = 64):
         check_labels(labels, num_classes)
         if num_classes is not None and labels is None:
             return -iwae(marginal_weights(variables, keys, images, samples))

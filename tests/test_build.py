@@ -9,8 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from configs.common import base, own
 from gm_jax import build, cli, experiment
+from gm_jax.cli.presets import base, own
 from gm_jax.core import Model, Objective
 from gm_jax.defaults import plain
 from gm_jax.errors import InputError

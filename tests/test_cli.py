@@ -6,19 +6,22 @@ import subprocess
 import sys
 import types
 
+import numpy as np
 import pytest
 
 import gm_jax.evaluation
 import gm_jax.training
-from configs.common import base
 from gm_jax import cli
 from gm_jax.build import resolve
+from gm_jax.cli.presets import base
+from gm_jax.data.dataset import Dataset
+from gm_jax.data.digest import content_digest
 from gm_jax.errors import InputError
 from gm_jax.training import workdirs
 
 ROOT = pathlib.Path(__file__).parents[1]
 CONFIG = """
-from configs.common import base, with_preset
+from gm_jax.cli.presets import base, with_preset
 
 def get_config(preset="cifar10"):
     return with_preset(base(name="tests.toys.toy_settings"), preset, PRESETS)
@@ -31,6 +34,13 @@ def digits(config):
 
 PRESETS = {"cifar10": cifar10, "digits": digits, "tiny": cifar10}
 """
+
+
+DATA = Dataset("toy", *[np.arange(128, dtype=np.uint8).reshape(2, 8, 8, 1), np.arange(2, dtype=np.int32)] * 2, ("a", "b"))
+DIGEST = content_digest(DATA)
+
+
+BASE = "from gm_jax.cli.presets import base\ndef get_config():\n    c = base()\n"
 
 
 class NonFinite(RuntimeError):
@@ -134,8 +144,8 @@ def test_bad_addresses_of_hosts(train, process, words, capsys):
         ("def get_config():\n\n    return {}['depth']\n", ["line 3", "KeyError"]),
         ("def get_config():\n    return {}\n", ["dict", "ConfigDict"]),
         ("x = 1\n", ["get_config"]),
-        ("from configs.common import base\ndef get_config():\n    c = base()\n    c.train.stesp = 3\n", ["line 4", "stesp"]),
-        ("from configs.common import base\ndef get_config():\n    c = base()\n    c.train.steps = 'x'\n", ["line 4", "steps"]),
+        (f"{BASE}    c.train.stesp = 3\n", ["line 4", "stesp"]),
+        (f"{BASE}    c.train.steps = 'x'\n", ["line 4", "steps"]),
     ],
 )
 def test_an_error_inside_the_config_file_names_its_line(train, source, words, capsys, tmp_path):
@@ -166,6 +176,20 @@ def test_values_take_the_type_of_their_field(train):
     assert config["model"] == wanted and config["eval"]["labels"] == (7,) and config["optimizer"]["critic"] == {"eps": 1e-3}
     assert config["eval"]["sample"] == {"steps": 50, "sampler": "ddim"}
     assert config["seed"] == 3 and config["train"]["init_from"] == "12"
+
+
+def test_shipped_configs_are_found_by_name(train, capsys):
+    assert cli.train_main(["--config", "vae:digits", "--config.train.steps=7"]) == 0
+    [(config, workdir)] = train.calls
+    assert config["model"]["name"] == "vae" and config["train"]["steps"] == 7 and workdir == pathlib.Path("runs/vae-digits")
+    assert cli.train_main(["--config", "vee:digits"]) == 2
+    assert "no config 'vee' is shipped; the nearest one is 'vae'" in error_line(capsys)
+
+
+def test_a_tilde_in_the_work_directory_is_the_home_folder(train, monkeypatch):
+    monkeypatch.setenv("HOME", "/nowhere")
+    assert train("--workdir=~/run") == 0
+    assert train.calls[0][1] == pathlib.Path("/nowhere/run")
 
 
 def test_preset_reaches_the_config_and_names_the_default_work_directory(train):
@@ -209,8 +233,8 @@ def run_dir(tmp_path, monkeypatch):
     """A work directory, with the modules that evaluate it replaced by ones that record the context."""
     config = {"data": {"name": "digits", "dir": ""}, "train": {"steps": 5}, "model": {"name": "toy"}}
     config["eval"] = {"n": 0, "batch_size": 8, "sample": {"steps": 10}, "likelihood": {}}  # trained before eval.extractor was
-    workdirs.write(tmp_path, workdirs.Record(config, (8, 8, 1), 10, 1501, 100, {}, "cpu", {}))
-    contexts = []
+    workdirs.write(tmp_path, workdirs.Record(config, (8, 8, 1), 2, ("a", "b"), 2, DIGEST, 100, {}, "cpu", {}))
+    contexts, loaded = [], []
 
     def evaluate(names, context):
         contexts.append((list(names), context))
@@ -226,10 +250,11 @@ def run_dir(tmp_path, monkeypatch):
         return types.SimpleNamespace(model="model", variables="variables", step=5, weights=weights)
 
     def load_dataset(config):
-        return types.SimpleNamespace(x_train="images", y_train="labels", dir=config["data"]["dir"])
+        loaded.append(config["data"])
+        return DATA
 
     def recalibrated(model, variables, data, labels):
-        return f"{variables} fit to {data} and {labels}"
+        return f"{variables} fit to {len(data)} and {len(labels)}"
 
     build = types.SimpleNamespace(load_dataset=load_dataset)
     restoring = types.SimpleNamespace(restore=restore, recalibrated=recalibrated)
@@ -237,7 +262,7 @@ def run_dir(tmp_path, monkeypatch):
     for package, name, module in replaced:
         monkeypatch.setitem(sys.modules, f"{package.__name__}.{name}", module)
         monkeypatch.setattr(package, name, module, raising=False)
-    return types.SimpleNamespace(path=tmp_path, contexts=contexts)
+    return types.SimpleNamespace(path=tmp_path, contexts=contexts, loaded=loaded)
 
 
 def test_eval_passes_flags_and_overrides(run_dir, capsys):
@@ -245,9 +270,9 @@ def test_eval_passes_flags_and_overrides(run_dir, capsys):
     overrides = ["--config.eval.sample.steps=20", "--config.eval.likelihood.full=true", "--config.data.dir=/d"]
     assert cli.eval_main([*flags, *overrides, "--config.eval.batch_size", "2"]) == 0
     [(names, context)] = run_dir.contexts
-    assert names == ["samples", "denoising"] and context.dataset.dir == "/d"
+    assert names == ["samples", "denoising"] and run_dir.loaded[0]["dir"] == "/d"
     assert context.options == {"steps": 20} and context.likelihood_options == {"full": True}
-    assert context.variables == "variables fit to images and labels"
+    assert context.variables == "variables fit to 2 and 2"
     assert (context.n, context.batch_size, context.weights, context.seed, context.step) == (3, 2, "raw", 4, 5)
     out = capsys.readouterr().out
     assert "loss: 2.5 +- 0.25 (n=3, raw weights of step 5)" in out and f"{run_dir.path}/samples.png\n" in out
@@ -281,12 +306,25 @@ def test_a_run_of_another_format_is_refused_with_the_version_that_made_it(run_di
 def test_a_run_from_before_those_fields_is_resumed(tmp_path):
     config = base(name="vae").to_dict()
     old = {**config, "eval": {"n": 0}, "optimizer": {k: v for k, v in config["optimizer"].items() if k != "clip_norm"}}
-    record = workdirs.Record(old, (8, 8, 1), 10, 1501, 100, {}, "cpu", {})
+    record = workdirs.Record(old, (8, 8, 1), 2, ("a", "b"), 2, DIGEST, 100, {}, "cpu", {})
     workdirs.write(tmp_path, record)
     now = record._replace(config=resolve(config))
     assert workdirs.check(tmp_path, now, resolve)
     with pytest.raises(InputError, match="holds another run"):
         workdirs.check(tmp_path, now)
+
+
+def test_data_that_have_moved_are_named_anew_and_held_to_their_content(run_dir, monkeypatch, capsys):
+    assert cli.eval_main([f"--workdir={run_dir.path}", "--config.data.name=folder:/elsewhere"]) == 0
+    assert run_dir.loaded[0]["name"] == "folder:/elsewhere"
+    capsys.readouterr()
+    monkeypatch.setattr(sys.modules[__name__], "DATA", DATA._replace(x_test=DATA.x_test[::-1]))
+    assert cli.eval_main([f"--workdir={run_dir.path}"]) == 2
+    assert "was trained on other data of the same size" in error_line(capsys)
+    monkeypatch.setattr(sys.modules[__name__], "DATA", DATA._replace(class_names=("b", "a")))
+    assert cli.eval_main([f"--workdir={run_dir.path}"]) == 2
+    assert "trained with the classes a, b, the data now has b, a" in error_line(capsys)
+    assert len(run_dir.contexts) == 1
 
 
 @pytest.mark.parametrize(
@@ -297,6 +335,7 @@ def test_a_run_from_before_those_fields_is_resumed(tmp_path):
         ([], ["--workdir", "--images", "--reference"]),
         (["--workdir=RUN", "--tasks=samples", "--weights=best"], ["'best'", "ema", "raw"]),
         (["--workdir=RUN", "--tasks=samples", "--n=0"], ["'0'", "1 or more"]),
+        (["--workdir=RUN", "--tasks=samples", "--seed=4294967296"], ["'4294967296'", "from 0 to 4294967295"]),
         (["--workdir=RUN", "--tasks=samples", "--task=x"], ["--task", "--tasks"]),
         (["--workdir=RUN", "--tasks=samples", "--config.train.steps=3"], ["config.train.steps", "config.eval.*"]),
         (["--workdir=RUN", "--tasks=samples", "--config.eval.batchsize=3"], ["'eval.batch_size'"]),

@@ -1,8 +1,5 @@
-"""The examples run as they stand, and the README shows what runs."""
+"""The examples run as they stand, and docs/adding_a_model.md shows what runs."""
 
-import ast
-import importlib
-import inspect
 import itertools
 import json
 import os
@@ -20,18 +17,18 @@ from jax.scipy.stats import multivariate_normal
 from sklearn.decomposition import PCA
 
 from examples import own_model
-from gm_jax import experiment
+from gm_jax import build
 from gm_jax.cli.config import load_config
 from gm_jax.core import Batch, Variables
 from gm_jax.data.sources import load_digits
 from gm_jax.errors import InputError
 from gm_jax.images import to_float
+from gm_jax.settings import fields_of
 from gm_jax.study import entries
 from gm_jax.variational import gaussian_kl
 
 ROOT = pathlib.Path(__file__).parents[1]
-README = (ROOT / "README.md").read_text()
-BLOCKS = re.findall(r"^```python\n(.*?)^```", README, re.DOTALL | re.MULTILINE)
+PAGE = (ROOT / "docs/adding_a_model.md").read_text()
 CONFIG = "examples/own_model_config.py"
 
 
@@ -160,50 +157,15 @@ def test_it_joins_every_study(preset, monkeypatch):
     monkeypatch.chdir(ROOT)
     _, own = entries.find(f"vae,{CONFIG}", preset)
     entries.resolve(own, {"model.latent_dim": "3"})
-    config = load_config(ROOT / CONFIG, preset).to_dict()
-    assert set(config["model"]) == {"name", *inspect.signature(own_model.make).parameters} - {"image_shape"}
-    experiment.build_model(config, (8, 8, 1) if preset != "cifar10" else (32, 32, 3), 10)
+    config = build.resolve(load_config(ROOT / CONFIG, preset))
+    assert set(config["model"]) == {"name", *fields_of(own_model.make)}
+    build.build_model(config, (8, 8, 1) if preset != "cifar10" else (32, 32, 3), 10)
 
 
-# --- the README ---------------------------------------------------------------------------------------------------------------
-
-
-def test_the_readme_shows_the_model_that_runs():
-    section = README.partition("## Adding a model")[2].partition("\n## ")[0]
+def test_the_page_shows_the_model_that_runs():
     source = (ROOT / "examples/own_model.py").read_text()
-    [shown] = re.findall(r"^```python\n(.*?)^```", section, re.DOTALL | re.MULTILINE)
+    [shown] = re.findall(r"^```python\n(.*?)^```", PAGE, re.DOTALL | re.MULTILINE)
     parts = [part.strip("\n") for part in re.split(r"^ *\.\.\.$", shown, flags=re.MULTILINE)]
     assert all(f"\n{part}\n" in source for part in parts)
     positions = [source.index(part) for part in parts]
     assert all(a < b for a, b in itertools.pairwise(positions))
-
-
-@pytest.mark.parametrize("block", BLOCKS, ids=lambda block: block.split("\n")[0])
-def test_what_the_readme_imports_exists(block):
-    """Blocks need weights and photographs, so they are not run; but all that they name of this project is there."""
-    modules = {}
-    for node in ast.walk(ast.parse(block)):
-        if isinstance(node, ast.ImportFrom):
-            for alias in node.names:
-                owner = importlib.import_module(node.module)
-                value = getattr(owner, alias.name, None) or importlib.import_module(f"{node.module}.{alias.name}")
-                modules[alias.asname or alias.name] = value
-        elif isinstance(node, ast.Import):
-            modules |= {alias.name: importlib.import_module(alias.name) for alias in node.names}
-    for node in ast.walk(ast.parse(block)):
-        if (
-            isinstance(node, ast.Attribute)
-            and isinstance(node.value, ast.Name)
-            and inspect.ismodule(modules.get(node.value.id))
-        ):
-            assert hasattr(modules[node.value.id], node.attr)
-
-
-def test_the_mathematics_of_the_readme_runs():
-    [block] = [block for block in BLOCKS if "p_losses" in block]
-    names = {"x0": jnp.ones((2, 32, 32, 3)), "eps": jnp.zeros((2, 32, 32, 3)), "t": jnp.array([1, 500])}
-    names |= {"keys": jax.random.split(jax.random.key(0), 1)}
-    names |= {"my_network": lambda x_t, t: 0 * x_t, "my_denoiser": lambda x_t, t: jnp.full_like(x_t, 0.5)}
-    exec(compile(block, "README.md", "exec"), names)
-    assert names["loss"] == 0
-    np.testing.assert_allclose(names["images"], 0.5, atol=1e-5)

@@ -11,6 +11,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
+import gm_jax
 from gm_jax.defaults import FIELDS, OPEN, plain
 from gm_jax.errors import InputError
 from gm_jax.settings import parse
@@ -21,7 +22,7 @@ DEFAULT_PRESET = "cifar10"
 def load_config(path: pathlib.Path, preset: str = "") -> dict[str, Any]:
     """What `get_config(preset)` of a config file gives. Raises InputError, with the line, for what is wrong with the file."""
     if not path.is_file():
-        known = [str(file) for file in path.parent.glob("*.py") if file.stem not in ("__init__", "common")]
+        known = [str(file) for file in path.parent.glob("*.py") if file.stem != "__init__"]
         hint = f"the nearest one is {nearest(str(path), sorted(known))}" if known else "check the path"
         raise InputError(f"config file {path} does not exist; {hint}")
     if path.suffix != ".py":
@@ -38,6 +39,26 @@ def load_config(path: pathlib.Path, preset: str = "") -> dict[str, Any]:
     if not isinstance(config, ConfigDict):
         raise InputError(f"{path}: get_config returns a {type(config).__name__}; it must return a ConfigDict")
     return config.to_dict()
+
+
+def find_config(name: str) -> pathlib.Path:
+    """The config file that `name` is the path of, or the shipped one that it names: "ddpm" for configs/ddpm.py.
+
+    Raises InputError where no shipped config has that name.
+    """
+    path = pathlib.Path(name).expanduser()
+    if path.suffix or len(path.parts) > 1 or path.exists():
+        return path
+    known = {file.stem: file for file in shipped_configs().glob("*.py") if file.stem != "__init__"}
+    if name not in known:
+        raise InputError(f"no config {name!r} is shipped; the nearest one is {nearest(name, sorted(known))!r}; or give a file")
+    return known[name]
+
+
+def shipped_configs() -> pathlib.Path:
+    """The folder of the configs: that of the installed package `gm_jax.configs`, or of the checkout."""
+    beside = pathlib.Path(gm_jax.__file__).parent
+    return next(folder for folder in (beside / "configs", beside.parent / "configs") if folder.is_dir())
 
 
 def _where(error: Exception, path: pathlib.Path) -> str:

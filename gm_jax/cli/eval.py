@@ -15,7 +15,7 @@ from gm_jax.defaults import plain
 from gm_jax.errors import InputError
 
 # what may be overridden: the rest belongs to the trained model, or has no meaning without one
-RUN_FIELDS = ("eval.", "data.dir")
+RUN_FIELDS = ("eval.", "data.dir", "data.name")
 IMAGES_FIELDS = ("eval.extractor", "eval.inception", "data.dir")
 
 USAGE = """python eval.py --workdir DIR [--tasks=NAME[,NAME...]] [--config.eval.FIELD=VALUE ...]
@@ -29,7 +29,8 @@ A trained model:
   python eval.py --workdir runs/demo --tasks=likelihood --config.eval.likelihood.full=true
   python eval.py --workdir runs/demo --tasks=samples,denoising --config.eval.sample.steps=50 --out=runs/demo/50-steps
 
-The config is the one that the run was trained with; config.eval.* and config.data.dir can be overridden.
+The config is the one that the run was trained with; config.eval.*, config.data.dir and config.data.name (of data that have
+moved, but are the same) can be overridden.
 
 Images of any origin, held against others; the last line printed is a JSON object, metric -> value and provenance:
   python eval.py --images samples.npz --reference cifar10:train --config.data.dir=/path/to/cifar10
@@ -63,8 +64,8 @@ def _eval(argv: Sequence[str]) -> int:
     else:
         if not flags.workdir:
             raise InputError("--workdir is missing; name the directory that train.py wrote, or give --images and --reference")
-        workdir = pathlib.Path(flags.workdir)
-        only = "belongs to the trained model; eval.py takes config.eval.* and config.data.dir"
+        workdir = pathlib.Path(flags.workdir).expanduser()
+        only = "belongs to the trained model; eval.py takes config.eval.*, config.data.dir and config.data.name"
         config = override(read_config(workdir), overrides, RUN_FIELDS, only)
         set_up_jax()
         _evaluate(config, workdir, flags)
@@ -85,17 +86,23 @@ def _check_images_flags(parser: Parser, flags: argparse.Namespace) -> None:
 
 def _evaluate(config: Mapping[str, Any], workdir: pathlib.Path, flags: argparse.Namespace) -> None:
     from gm_jax.build import load_dataset
+    from gm_jax.data.digest import content_digest
     from gm_jax.evaluation import tasks
+    from gm_jax.system import interrupts
+    from gm_jax.training import workdirs
     from gm_jax.training.restore import recalibrated, restore
 
     restored = restore(workdir, flags.weights)
     dataset, settings = load_dataset(config), config["eval"]
+    data = (dataset.image_shape, dataset.class_names, len(dataset.x_train), content_digest(dataset))
+    workdirs.check_data(workdir, workdirs.read(workdir), *data)
+    interrupts.check()
     with Stages() as stages:
         context = tasks.Context(
             model=restored.model,
             variables=recalibrated(restored.model, restored.variables, dataset.x_train, dataset.y_train),
             dataset=dataset,
-            out=pathlib.Path(flags.out or workdir),
+            out=pathlib.Path(flags.out or workdir).expanduser(),
             n=flags.n or settings["n"] or None,
             seed=flags.seed,
             batch_size=flags.batch_size or settings["batch_size"],
@@ -131,12 +138,15 @@ def _compare(config: Mapping[str, Any], flags: argparse.Namespace) -> None:
     from gm_jax.evaluation import compare
     from gm_jax.system.files import write_atomically
 
+    out = pathlib.Path(flags.out).expanduser() if flags.out else None
+    if out is not None:
+        write_atomically(out, b"")  # which fails now, and not after the work
     with Stages() as stages:
         found = compare.compare(flags.images, flags.reference, config["eval"], config["data"]["dir"], stages.stage)
     line = json.dumps(found, allow_nan=False)
     print(line)
-    if flags.out:
-        write_atomically(flags.out, f"{line}\n".encode())
+    if out is not None:
+        write_atomically(out, f"{line}\n".encode())
 
 
 def _parser() -> Parser:
@@ -146,7 +156,7 @@ def _parser() -> Parser:
     model.add_argument("--tasks", metavar="NAMES", default="all", help="separated by commas; help lists them; default: all")
     model.add_argument("--n", type=whole(1), help="how many images; default: config.eval.n, or each task's own")
     model.add_argument("--weights", choices=("ema", "raw"), default="ema", help="default: ema")
-    model.add_argument("--seed", type=whole(0), default=0, help="of the samples; default: 0")
+    model.add_argument("--seed", type=whole(0, 2**32 - 1), default=0, help="of the samples; default: 0")
     model.add_argument("--batch_size", type=whole(1), help="alters speed and memory only; default: config.eval.batch_size")
     images = parser.add_argument_group("images of any origin")
     images.add_argument("--images", metavar="SOURCE", help="what to judge")

@@ -19,12 +19,13 @@ class Parser(argparse.ArgumentParser):
         raise InputError(f"{message}; python {self.prog} --help lists the flags")
 
 
-def whole(least: int) -> Callable[[str], int]:
-    """The type of a flag: a whole number of `least` or more."""
+def whole(least: int, most: int | None = None) -> Callable[[str], int]:
+    """The type of a flag: a whole number of `least` or more, and of `most` or less."""
 
     def parse(text: str) -> int:
-        if not text.isdecimal() or int(text) < least:
-            raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of {least} or more")
+        if not text.isdecimal() or int(text) < least or (most is not None and int(text) > most):
+            words = f"of {least} or more" if most is None else f"from {least} to {most}"
+            raise argparse.ArgumentTypeError(f"{text!r} is not a whole number {words}")
         return int(text)
 
     return parse

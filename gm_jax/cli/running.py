@@ -1,15 +1,32 @@
 """What both commands do around their work: errors as one line with an exit code, compiled programs kept."""
 
+import contextlib
 import errno
 import os
 import sys
 from collections.abc import Callable, Sequence
 
 from gm_jax.errors import InputError
+from gm_jax.system import interrupts
+from gm_jax.system.cache import cache_dir
+
+CAUSED_BY_USERS = (
+    errno.ENOSPC,
+    errno.EDQUOT,
+    errno.EROFS,
+    errno.EACCES,
+    errno.EPERM,
+    errno.ENOTDIR,
+    errno.EISDIR,
+    errno.EEXIST,
+    errno.ENAMETOOLONG,
+    errno.ELOOP,
+)
 
 
 def exit_code(main: Callable[[Sequence[str]], int], argv: Sequence[str]) -> int:
     """`main(argv)`, with what users can cause reported as one line. A bug keeps its traceback."""
+    interrupts.watch()
     try:
         return main(argv)
     except InputError as error:
@@ -17,9 +34,9 @@ def exit_code(main: Callable[[Sequence[str]], int], argv: Sequence[str]) -> int:
     except KeyboardInterrupt:
         return fail("interrupted; the same command continues", 130)
     except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES):
+        if error.errno not in CAUSED_BY_USERS:
             raise
-        return fail(f"{error.strerror}: {error.filename or 'a file'}; free space, or choose a directory that you can write", 2)
+        return fail(f"{error.strerror}: {error.filename or 'a file'}; free space, or choose a path that can be written", 2)
 
 
 def fail(message: object, code: int) -> int:
@@ -36,5 +53,6 @@ def set_up_jax() -> None:
 
     keep_memory()
     if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
-        jax.config.update("jax_compilation_cache_dir", os.path.expanduser("~/.cache/gm_jax/xla"))
-        jax.config.update("jax_persistent_cache_min_compile_time_secs", 1.0)
+        with contextlib.suppress(InputError):  # without a home every start compiles anew
+            jax.config.update("jax_compilation_cache_dir", str(cache_dir("xla")))
+            jax.config.update("jax_persistent_cache_min_compile_time_secs", 1.0)

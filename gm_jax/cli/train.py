@@ -6,7 +6,7 @@ import pathlib
 import sys
 from collections.abc import Sequence
 
-from gm_jax.cli.config import DEFAULT_PRESET, describe, load_config, override
+from gm_jax.cli.config import DEFAULT_PRESET, describe, find_config, load_config, override
 from gm_jax.cli.flags import Parser, parse, whole
 from gm_jax.cli.running import exit_code, fail, set_up_jax
 from gm_jax.errors import InputError
@@ -18,6 +18,7 @@ examples:
   python train.py --config configs/ddpm.py:digits
   python train.py --config configs/ddpm.py --config.data.dir=/path/to/cifar10
   python train.py --config configs/vae.py:digits --workdir runs/long --config.train.steps=20_000
+  python -m gm_jax.train --config ddpm:digits           a shipped config by its name, from any directory
 
 Every field of the config file can be overridden; gm_jax/defaults.py explains those that all experiments share.
 The same command again resumes where the run stopped."""
@@ -33,9 +34,10 @@ def _train(argv: Sequence[str]) -> int:
     if not flags.config:
         raise InputError("--config is missing; for instance --config configs/ddpm.py:digits")
     hosts = _hosts(flags)
-    file, _, preset = flags.config.partition(":")
-    config = override(load_config(pathlib.Path(file), preset), overrides)
-    workdir = pathlib.Path(flags.workdir or f"runs/{pathlib.Path(file).stem}-{preset or DEFAULT_PRESET}")
+    name, _, preset = flags.config.partition(":")
+    file = find_config(name)
+    config = override(load_config(file, preset), overrides)
+    workdir = pathlib.Path(flags.workdir or f"runs/{file.stem}-{preset or DEFAULT_PRESET}").expanduser()
 
     set_up_jax()
     if hosts or flags.distributed:

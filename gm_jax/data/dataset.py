@@ -27,6 +27,26 @@ class Dataset(NamedTuple):
         return None if self.class_names is None else len(self.class_names)
 
 
+def subset(size: int, n: int) -> Int32[np.ndarray, " n"]:
+    """The rows of n of `size` examples, chosen at random but always the same; all in their order where there are no more.
+
+    Not the first ones: data are often sorted by class. A smaller n gives the beginning of what a larger one gives.
+    """
+    if n >= size:
+        return np.arange(size, dtype=np.int32)
+    bits = np.random.Philox(key=np.array([0, size], np.uint64)).random_raw(size)  # a stream that is fixed across NumPy versions
+    return np.argsort(bits, kind="stable")[:n].astype(np.int32)
+
+
+def data_variance(x: np.ndarray) -> float:
+    """The variance of all numbers of a split, images taken in [-1, 1]. In float64; by blocks, to spare memory."""
+    scale = 127.5 if x.dtype == np.uint8 else 1.0
+    blocks = np.array_split(x, max(1, len(x) // 4096))
+    sums = np.sum([(block.sum(dtype=np.float64), np.square(block, dtype=np.float64).sum()) for block in blocks], axis=0)
+    mean, square = sums / x.size
+    return float((square - mean**2) / scale**2)
+
+
 def as_images(x: np.ndarray) -> UInt8[np.ndarray, "n height width channel"]:
     """`x` [n, H, W] or [n, H, W, C] of whole numbers in 0..255, as C-contiguous uint8 [n, H, W, C]."""
     return np.ascontiguousarray(x if x.ndim == 4 else x[..., None], dtype=np.uint8)

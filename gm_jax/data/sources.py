@@ -11,8 +11,7 @@ import numpy as np
 from gm_jax.data import arrays, folder, official, tfds, toys
 from gm_jax.data.dataset import Dataset, as_images, as_labels
 from gm_jax.errors import InputError
-
-CACHE = "~/.cache/gm_jax"
+from gm_jax.system.cache import cache_dir
 
 
 def load(name: str, dir: str = "", resize: int = 0) -> Dataset:
@@ -46,6 +45,12 @@ def load(name: str, dir: str = "", resize: int = 0) -> Dataset:
     return source.load(**{option: given[option] for option in source.options})
 
 
+def absolute(name: str) -> str:
+    """The same data set with the path of a folder or file made absolute, so that it is found from any directory."""
+    kind, colon, path = name.partition(":")
+    return f"{kind}:{Path(path).expanduser().absolute()}" if colon and path else name
+
+
 def load_digits() -> Dataset:
     """scikit-learn's 1797 handwritten digits, 8x8x1, which come with that package.
 
@@ -64,7 +69,7 @@ def load_digits() -> Dataset:
 def load_standard(name: str, dir: str) -> Dataset:
     """CIFAR-10 or MNIST: prepared by TFDS if it is so in `dir`, else from the official files, else downloaded."""
     prepared_root = Path(dir).expanduser() if dir else tfds.default_dir()
-    files_root = Path(dir).expanduser() if dir else Path(CACHE).expanduser() / name
+    files_root = Path(dir).expanduser() if dir else cache_dir(name)
     if prepared := tfds.find(name, prepared_root):
         return tfds.load(name, prepared)
     if found := official.find(name, files_root):

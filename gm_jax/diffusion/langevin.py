@@ -3,7 +3,7 @@
     x <- x + alpha_i s(x, sigma_i) + sqrt(2 alpha_i) z,    alpha_i = epsilon (sigma_i / sigma_min)^2,    z ~ N(0, I),
 
 with s the score of x_t. This is the step of the authors' code (ermongroup/ncsn and ncsnv2), whose epsilons are the published
-ones. The papers' algorithm boxes write alpha_i / 2 and sqrt(alpha_i): their epsilon is twice as large for the same step.
+ones. The algorithm box of 2019 writes alpha_i / 2 and sqrt(alpha_i): its epsilon is twice as large for the same step.
 `epsilon` has the unit of a squared pixel value: in [-1, 1] it is four times what it is in [0, 1].
 """
 

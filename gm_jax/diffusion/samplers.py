@@ -139,15 +139,18 @@ def plan(
             common = ["sampler", "steps", "spacing", "times"]
             raise ValueError(f"no option {name!r} with sampler {sampler!r}; take {', '.join([*common, *known])}")
     make = partial(choices[sampler], **options)
-    at = given_times(path, times) if times else time_grid(path, steps, spacing)
+    at = given_times(path, times) if np.size(times) else time_grid(path, steps, spacing)
     return Plan(make, at, make(path, lambda x_t, t: x_t).nfe(len(at) - 1))
 
 
 def given_times(path: Path, times: Sequence[float]) -> Times:
     """t_max, these times, 0. Raises ValueError unless they decrease and lie between."""
-    at = np.asarray([path.t_max, *times, 0.0], np.float32)
+    times = np.ravel(np.asarray(times, np.float32))
+    at = np.concatenate([[path.t_max], times, [0.0]]).astype(np.float32)
     if not np.all(np.diff(at) < 0):
-        raise ValueError(f"times {tuple(times)} must decrease, and lie between t_max = {path.t_max:g} and 0, exclusively")
+        raise ValueError(
+            f"times {tuple(times.tolist())} must decrease, and lie between t_max = {path.t_max:g} and 0, exclusively"
+        )
     return jnp.asarray(at)
 
 
@@ -161,9 +164,11 @@ def normal(keys: Array, shape: tuple[int, ...]) -> Float[Array, "n *shape"]:
     return jax.vmap(lambda key: jax.random.normal(key, shape))(keys)
 
 
-def initial_noise(path: Path, keys: Array, shape: tuple[int, ...]) -> Float[Array, "n *shape"]:
-    """x at t_max, where nothing of x0 is left: sigma(t_max) times standard normal noise."""
-    return path.sigma(jnp.asarray(path.t_max)) * normal(keys, shape)
+def initial_noise(
+    path: Path, keys: Array, shape: tuple[int, ...], t: Float[Array, ""] | None = None
+) -> Float[Array, "n *shape"]:
+    """x at the first time, where next to nothing of x0 is left: sigma(t) times standard normal noise; None is t_max."""
+    return path.sigma(jnp.asarray(path.t_max if t is None else t)) * normal(keys, shape)
 
 
 def simulate(keys: Array, sampler: Sampler, x_init: Images, times: Times, frames: int | None = None) -> Array:

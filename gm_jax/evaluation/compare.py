@@ -24,8 +24,8 @@ from gm_jax.metrics.reference import Reference, content_digest, load_statistics,
 from gm_jax.metrics.store import FeatureStore
 from gm_jax.system import provenance
 from gm_jax.system.batching import Progress
+from gm_jax.system.cache import cache_dir
 
-CACHE = "~/.cache/gm_jax/unfinished"
 SPLITS = ("train", "test")
 
 
@@ -105,7 +105,7 @@ def read(source: str, data_dir: str = "") -> Source:
 
 def _features(extractor: Extractor, images: ByteImages, digest: str, progress: Progress) -> Features:
     """Features of images. They are kept on disk until they are complete, so that an interrupted call goes on."""
-    store = FeatureStore(Path(CACHE).expanduser(), repr((extractor.name, extractor.digest, digest)))
+    store = FeatureStore(cache_dir("unfinished"), repr((extractor.name, extractor.digest, digest)))
     rest = images[len(store) :]
     for batch in extract_batches(extractor, rest) if len(rest) else ():
         store.append(batch)

@@ -8,6 +8,8 @@ import numpy as np
 from jaxtyping import Int
 
 from gm_jax.core import Model, PyTree, Variables
+from gm_jax.data.dataset import subset
+from gm_jax.errors import InputError
 from gm_jax.evaluation.draw import balanced_labels, draw_samples
 from gm_jax.system.batching import Progress, map_batches
 
@@ -39,6 +41,19 @@ class Context(NamedTuple):
     def points(self) -> bool:
         """Are the data points instead of images?"""
         return len(self.dataset.image_shape) == 1
+
+    def real(self, split: str, n: int | None = None) -> tuple[np.ndarray, Int[np.ndarray, " n"] | None]:
+        """n examples of "train" or "test" (all, if there are no more) and their labels, chosen at random but always the same.
+
+        Raises InputError for another word.
+        """
+        data = self.dataset
+        splits = {"train": (data.x_train, data.y_train), "test": (data.x_test, data.y_test)}
+        if split not in splits:
+            raise InputError(f"eval.reference={split!r} is no split; choose train or test")
+        x, y = splits[split]
+        rows = subset(len(x), len(x) if n is None else n)
+        return x[rows], None if y is None else y[rows]
 
     def drawn_labels(self, n: int) -> Int[np.ndarray, " n"] | None:
         """Labels for n samples, the classes in turn; None for an unconditional model."""

@@ -1,10 +1,9 @@
 """Which eyes look at images: Inception where it fits, else a classifier that is trained on the data set's own labels."""
 
-import contextlib
 import functools
 import re
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,10 +18,11 @@ from gm_jax.metrics import inception
 from gm_jax.metrics.extractor import Extractor, Features
 from gm_jax.models.classifier import logits_of
 from gm_jax.system import provenance
+from gm_jax.system.cache import cache_dir
+from gm_jax.system.locks import locked
 from gm_jax.training import loop, workdirs
 from gm_jax.training.restore import restore
 
-CACHE = "~/.cache/gm_jax/classifiers"
 SMALLEST = 32  # pixels: images smaller than this are not put before Inception unasked
 CHOICES = "auto, inception, inception64 (or 192, 768, 2048), classifier, or the work directory of a trained classifier"
 HOW_TO_GET_WEIGHTS = (
@@ -115,13 +115,17 @@ def trained_classifier(dataset: Dataset | None) -> Path:
     if dataset is None or dataset.y_train is None:
         what = "images alone" if dataset is None else f"{dataset.name} without labels"
         raise InputError(f"no classifier can be trained on {what}; set eval.extractor to another one: {CHOICES}")
+    if dataset.num_classes < 2:
+        raise InputError(
+            f"{dataset.name} has one class, of which nothing can be learnt; set eval.extractor to another: {CHOICES}"
+        )
     config = classifier_config(dataset.name)
     essence = repr([*workdirs.flatten({**config, "eval": {}})])
     key = provenance.digest((dataset.x_train, dataset.y_train, essence))[:16]
-    folder = Path(CACHE).expanduser() / f"{_slug(dataset.name)}-{key}"
+    folder = cache_dir("classifiers") / f"{_slug(dataset.name)}-{key}"
     unfinished, lock = folder.with_suffix(".unfinished"), folder.with_suffix(".lock")
     if not folder.is_dir():
-        with _locked(lock):
+        with locked(lock, wait=True):
             if not folder.is_dir():  # another process may have trained it meanwhile
                 _train(config, unfinished, dataset)
                 unfinished.rename(folder)
@@ -138,17 +142,6 @@ def _train(config: dict[str, Any], workdir: Path, dataset: Dataset) -> None:
         loop.train(config, workdir, dataset, quiet=True)
     except loop.Interrupted as error:  # to whoever asked for an extractor, it is an interruption like any other
         raise KeyboardInterrupt from error
-
-
-@contextlib.contextmanager
-def _locked(path: Path) -> Iterator[None]:
-    """Waits until no other process holds the lock, which a process that dies lets go of."""
-    import fcntl  # Windows has none
-
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield
 
 
 def classifier_config(data_name: str) -> dict[str, Any]:

@@ -21,7 +21,7 @@ INFINITE = "no posterior: infinite if the encoder is deterministic, not reported
 
 
 def latent(context: Context) -> dict[str, Any]:
-    """Mutual information of image and latent, and its kin (`metrics.information`), over the first n training images.
+    """Mutual information of image and latent, and its kin (`metrics.information`), over n training images.
 
     `mutual_information`: the index-code one over all n, its outer mean over at most 5000 of them (`rows`), with its ceiling,
     log n. `mutual_information_minibatch`: within batches of 256 (`batch`). `rate`: mean KL(q(z|x) || p(z)), which
@@ -35,12 +35,12 @@ def latent(context: Context) -> dict[str, Any]:
     n = context.n
     if n > len(context.dataset.x_train):
         raise InputError(f"task latent: the training split has {len(context.dataset.x_train)} images; n={n} asked")
-    x = context.dataset.x_train[:n]
+    x, labels = context.real("train", n)
     if context.model.posterior is None:
         none = {"value": None, "note": INFINITE, "ceiling": math.log(n), "rows": _rows(x)}
         measured = {"mutual_information": none | INDEX_CODE}
     else:
-        posterior = _posterior(context, x)
+        posterior = _posterior(context, x, context.given_labels(labels))
         measured = MEASURES[type(posterior)](context, x, posterior)
     return {name: entry | {"split": "train"} for name, entry in measured.items()}
 
@@ -50,15 +50,13 @@ def has_posterior(context: Context) -> bool:
     return context.model.posterior is not None or (context.model.encode is not None and latent_is_continuous(context))
 
 
-def _posterior(context: Context, x: ByteImages) -> DiagonalGaussian | Codes:
-    labels = context.given_labels(context.dataset.y_train)
-
+def _posterior(context: Context, x: ByteImages, labels: np.ndarray | None) -> DiagonalGaussian | Codes:
     def encode(variables, keys, images, labels):
         found = context.model.posterior(variables, images if context.points else to_float(images), labels)
         # every result has the batch as leading axis, the number of codes too
         return jax.tree.map(lambda leaf: jnp.broadcast_to(leaf, (len(images), *jnp.shape(leaf)[1:])), found)
 
-    return context.map(encode, len(x), x, None if labels is None else labels[: len(x)])
+    return context.map(encode, len(x), x, labels)
 
 
 def _gaussian(context: Context, x: ByteImages, posterior: DiagonalGaussian) -> dict[str, Any]:

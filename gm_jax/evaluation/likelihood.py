@@ -1,6 +1,5 @@
 """How probable a model finds the test data."""
 
-import inspect
 import math
 from collections.abc import Mapping
 from functools import partial
@@ -11,12 +10,13 @@ from gm_jax.data.toys import TOYS
 from gm_jax.errors import InputError
 from gm_jax.evaluation.context import Context
 from gm_jax.evaluation.results import mean_and_stderr
+from gm_jax.settings import convert, fields_of
 
 OF_IMAGES = ("exact", "bound", "estimate")  # kinds whose nats are of the image, and so can be had in bits/dim
 
 
 def likelihood(context: Context) -> dict[str, Any]:
-    """Every negative log-likelihood that the model offers, as mean and standard error over the first n test examples.
+    """Every negative log-likelihood that the model offers, as mean and standard error over n test examples.
 
     `NAME_nats` (nats per example) and, for images and for likelihoods of images, `NAME_bits_per_dim` (the same / (height *
     width * channels * log 2)). "kind" says how to read them: see `core.Likelihood`. With the option given_labels a conditional
@@ -29,7 +29,7 @@ def likelihood(context: Context) -> dict[str, Any]:
     given_labels = options.pop("given_labels", False)
     if given_labels and context.model.num_classes is None:
         raise InputError(f"eval.likelihood.given_labels: {context.model_name} is unconditional; leave it out")
-    known = {option for term in context.model.likelihoods for option in _options(term)}
+    known = {option for term in context.model.likelihoods for option in fields_of(term.fn)}
     for option in options:
         if option not in known:
             have = f"its likelihoods take {', '.join(sorted(known))}" if known else "its likelihoods take none"
@@ -41,11 +41,10 @@ def likelihood(context: Context) -> dict[str, Any]:
 
 
 def _entries(context: Context, term: Likelihood, options: Mapping[str, Any], given_labels: bool) -> dict[str, Any]:
-    x, labels = context.dataset.x_test[: context.n], None
-    if given_labels:
-        labels = context.dataset.y_test[: context.n]
-    given = {option: value for option, value in options.items() if option in _options(term)}
-    nats = context.map(partial(term.fn, **given), len(x), x, labels)
+    x, labels = context.real("test", context.n)
+    known = fields_of(term.fn)
+    given = {option: convert(value, known[option].hint, option) for option, value in options.items() if option in known}
+    nats = context.map(partial(term.fn, **given), len(x), x, labels if given_labels else None)
     measured = {"kind": term.kind, "n": len(x), "split": "test"} | ({"options": given} if given else {})
     name = f"{term.name}_given_label" if given_labels else term.name
     found = {f"{name}_nats": mean_and_stderr(nats) | measured}
@@ -55,8 +54,3 @@ def _entries(context: Context, term: Likelihood, options: Mapping[str, Any], giv
         exact = -TOYS[context.dataset.name].log_density(x)
         found[f"{name}_nats_floor"] = mean_and_stderr(exact) | measured | {"kind": "exact", "weights": None, "step": None}
     return found
-
-
-def _options(term: Likelihood) -> list[str]:
-    """What a likelihood takes behind (variables, keys, images, labels)."""
-    return list(inspect.signature(term.fn).parameters)[4:]

@@ -28,7 +28,7 @@ def neighbours(context: Context) -> dict[str, Any]:
     extractor = extractors.choose(c.judging, c.dataset)
     train = c.dataset.x_train
     drawn, _ = c.draw(c.stage("samples"))
-    test = c.dataset.x_test[: c.n]
+    test, _ = c.real("test", c.n)
     pixel_index, pixel_distance = nearest(_flat(drawn), _flat(train), COLUMNS)
     _, pixel_floor = nearest(_flat(test), _flat(train), 1)
 

@@ -105,7 +105,8 @@ def interpolation(context: Context) -> dict[str, Any]:
 
 def pairs(context: Context) -> tuple[np.ndarray, np.ndarray, Int[np.ndarray, " pairs"] | None]:
     """n pairs of test images, and the class that both images of a pair have, where the model tells classes apart."""
-    x, y = context.dataset.x_test, context.given_labels(context.dataset.y_test)
+    x, y = context.real("test", len(context.dataset.x_test) if context.model.num_classes else 2 * context.n)
+    y = context.given_labels(y)
     if y is None:
         return x[0 : 2 * context.n : 2], x[1 : 2 * context.n : 2], None
     of_class = [np.flatnonzero(y == label) for label in np.unique(y)]

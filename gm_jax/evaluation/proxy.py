@@ -1,8 +1,8 @@
 """A quick number for the quality of samples while a model is being trained, for curves.
 
 It is the Frechet distance of few samples to training images. Its name says how many of either, and through which extractor:
-"proxy/fid768_256_train2560" is that of 256 samples to the first 2560 training images on Inception's 768 features. With so few
-samples it is far above the value of the full protocol, and comparable with nothing but itself.
+"proxy/fid768_256_train2560" is that of 256 samples to 2560 training images (at random, but always the same) on Inception's 768
+features. With so few samples it is far above the value of the full protocol, and comparable with nothing but itself.
 """
 
 import functools
@@ -13,7 +13,7 @@ import jax
 import numpy as np
 
 from gm_jax.core import Model, Variables
-from gm_jax.data.dataset import Dataset
+from gm_jax.data.dataset import Dataset, subset
 from gm_jax.data.toys import TOYS
 from gm_jax.evaluation import extractors
 from gm_jax.evaluation.draw import balanced_labels, draw_samples
@@ -53,7 +53,7 @@ def make_proxy(config: Mapping[str, Any], dataset: Dataset, model: Model, abstra
     if len(dataset.image_shape) == 1:
         return _of_points(dataset, n, draw)
     extractor = extractors.choose(config["eval"], dataset)
-    real = dataset.x_train[: REAL_PER_SAMPLE * n]
+    real = dataset.x_train[subset(len(dataset.x_train), REAL_PER_SAMPLE * n)]
     split = "train" if len(real) == len(dataset.x_train) else f"train{len(real)}"
 
     @functools.cache

@@ -6,8 +6,6 @@ import jax
 import numpy as np
 from jaxtyping import Int
 
-from gm_jax.core import ByteImages
-from gm_jax.errors import InputError
 from gm_jax.evaluation import extractors
 from gm_jax.evaluation.context import Context
 from gm_jax.evaluation.draw import draw_batches
@@ -24,7 +22,7 @@ def quality(context: Context) -> dict[str, Any]:
 
     Each under the name of its protocol (`metrics.judge.metric_name`) for n samples against all images of the reference split.
     With `sets` > 1 the value is the mean over that many sets of n samples, and `std` their standard deviation. Beside each
-    stands its `_floor`: the same for real images, the first n (or all) of the other split. A model that takes labels draws
+    stands its `_floor`: the same for real images, n (or all) of the other split. A model that takes labels draws
     its classes in equal numbers; where a classifier looks at them, also how often it finds the class that was asked for.
     """
     extractor = extractors.choose(context.judging, context.dataset)
@@ -48,32 +46,23 @@ def default_n(context: Context) -> int:
 
 
 def real(context: Context, extractor: Extractor, split: str, n: int | None = None) -> Reference:
-    """The statistics (cached by content) of the first n real images of a split: "train" or "test"."""
-    x, y = split_of(context, split)
-    name = f"{context.dataset.name} {split}" + (f" (first {n})" if n and n < len(x) else "")
-    labels = None if y is None else y[:n]
-    return make_reference(extractor, x[:n], name, labels=labels, progress=context.stage(f"features of {name}"))
+    """The statistics (cached by content) of real images of a split, "train" or "test": of all, or of n at random."""
+    x, labels = context.real(split, n)
+    some = f" ({len(x)} at random)" if len(x) < len(context.real(split)[0]) else ""
+    name = f"{context.dataset.name} {split}{some}"
+    return make_reference(extractor, x, name, labels=labels, progress=context.stage(f"features of {name}"))
 
 
 def floor(context: Context, extractor: Extractor, reference: Reference) -> dict[str, Any]:
     """What real images get that are not in the reference: n of the other split, or all, if it has fewer."""
     split = context.judging["reference"]
     other = {"train": "test", "test": "train"}[split]
-    n = min(context.n, len(split_of(context, other)[0]))
-    images_of_other = real(context, extractor, other, n)
+    images_of_other = real(context, extractor, other, context.n)
+    n = images_of_other.n
     labels = context.given_labels(images_of_other.labels)
     found = judge(Features(images_of_other.features, images_of_other.logits), reference, extractor, split, labels)
-    origin = {"n": n, "real": f"{context.dataset.name} {other}", "weights": None, "seed": None, "step": None}
+    origin = {"n": n, "real": images_of_other.name, "weights": None, "seed": None, "step": None}
     return {f"{name}_floor": entry | origin for name, entry in found.items()}
-
-
-def split_of(context: Context, split: str) -> tuple[ByteImages, Int[np.ndarray, " n"] | None]:
-    """Images and labels of "train" or "test". Raises InputError for another word."""
-    data = context.dataset
-    splits = {"train": (data.x_train, data.y_train), "test": (data.x_test, data.y_test)}
-    if split not in splits:
-        raise InputError(f"eval.reference={split!r} is no split; choose train or test")
-    return splits[split]
 
 
 def sample_features(context: Context, extractor: Extractor, n: int, labels: Int[np.ndarray, " n"] | None = None) -> Features:

@@ -17,17 +17,15 @@ MEASURED_IMAGES = 10_000  # errors are measured on at most so many test images
 
 
 def reconstructions(context: Context) -> dict[str, Any]:
-    """reconstructions.png: the first n test images, row by row over their reconstructions; and the errors on the test split.
+    """reconstructions.png: n test images, row by row over their reconstructions; and the errors on the test split.
 
-    Errors are those of the first 10 000 test images (of all, if fewer), whatever n:
+    Errors are those of 10 000 test images (of all, if fewer), whatever n:
     `reconstruction_mse` is the mean squared error a pixel and channel in [-1, 1] units, `reconstruction_squared_error` the
     same summed over an image, both of the decoder's output as it is, neither clipped nor rounded;
     `reconstruction_psnr` is 10 log10(255^2 / mse) in dB, with the mse of uint8 images over all pixels of all images;
     `reconstruction_ssim` the mean structural similarity (`metrics.ssim`) of uint8 images, with the width of its window.
     """
     model = context.model
-
-    labels = context.given_labels(context.dataset.y_test)
 
     def reconstruct(variables, keys, originals, labels):
         x = images.to_float(originals)
@@ -44,12 +42,12 @@ def reconstructions(context: Context) -> dict[str, Any]:
         byte_error = rounded.astype(jnp.float32) - originals.astype(jnp.float32)
         return jnp.square(x_hat - x).sum(axes), jnp.square(byte_error).mean(axes), ssim(rounded, originals)
 
-    shown = context.dataset.x_test[: context.n]
-    rebuilt = context.map(rebuild, len(shown), shown, None if labels is None else labels[: len(shown)])
+    shown, labels = context.real("test", context.n)
+    rebuilt = context.map(rebuild, len(shown), shown, context.given_labels(labels))
     images.save_png(context.out / "reconstructions.png", _pairs_of_rows(shown, rebuilt))
 
-    x = context.dataset.x_test[:MEASURED_IMAGES]
-    squared, byte_mse, similarity = context.map(errors, len(x), x, None if labels is None else labels[: len(x)])
+    x, labels = context.real("test", MEASURED_IMAGES)
+    squared, byte_mse, similarity = context.map(errors, len(x), x, context.given_labels(labels))
     measured = {"n": len(x), "split": "test"}
     return {
         "reconstruction_mse": mean_and_stderr(squared / math.prod(x.shape[1:])) | measured,

@@ -20,8 +20,8 @@ from gm_jax.evaluation.reconstruction import reconstructions
 NEEDS = {  # what a task may ask of a model -> whether the model has it
     "samples": pictures.has_samples,
     "images": lambda c: not c.points,
-    "exact density of its data": has_density,
-    "picture of its data": pictures.has_picture,
+    "known density": has_density,
+    "picture": pictures.has_picture,
     "encoder": lambda c: c.model.encode is not None,
     "decoder": lambda c: c.model.decode is not None,
     "continuous latent": pictures.latent_is_continuous,
@@ -30,6 +30,7 @@ NEEDS = {  # what a task may ask of a model -> whether the model has it
     "posterior": has_posterior,
     "grey or RGB images": lambda c: not c.points and c.dataset.image_shape[-1] in (1, 3),
 }
+OF_THE_DATA = ("grey or RGB images", "images", "known density", "picture")
 
 _PICTURE, _AUTOENCODER = ("grey or RGB images",), ("encoder", "decoder")
 
@@ -38,7 +39,7 @@ TASKS = {
         pictures.samples,
         "n samples in a grid, or points in a plot",
         64,
-        ("picture of its data", "samples"),
+        ("picture", "samples"),
         sampler=True,
         default_n=lambda c: 5000 if c.points else 64,
     ),
@@ -60,7 +61,7 @@ TASKS = {
         pictures.denoising,
         "n samples on their way from noise, as a strip and as an animation",
         16,
-        ("picture of its data", "denoising trajectory"),
+        ("picture", "denoising trajectory"),
         sampler=True,
         default_n=lambda c: 2000 if c.points else 16,
     ),
@@ -93,7 +94,7 @@ TASKS = {
         points,
         "how far n points are from their exact density, and which modes they find",
         10_000,
-        ("exact density of its data", "samples"),
+        ("known density", "samples"),
         sampler=True,
         scales=True,
     ),
@@ -147,6 +148,8 @@ def evaluate(names: Sequence[str], context: Context) -> dict[str, Any]:
             if not everything:
                 raise
             obstacles |= {name: str(error) for name, task in tasks.items() if task.judges}
+    if everything:
+        obstacles |= {name: why for name, task in tasks.items() if (why := _too_few(task, context))}
     counts = {name: _count(name, task, context, everything) for name, task in tasks.items() if name not in obstacles}
     contexts = {name: context._replace(n=n) for name, n in counts.items()}
     if any(tasks[name].sampler for name in contexts):
@@ -176,7 +179,13 @@ def _find(name: str) -> Task:
 
 def _obstacle(task: Task, context: Context) -> str | None:
     missing = next((need for need in task.needs if not NEEDS[need](context)), None)
-    return f"{context.model_name} has no {missing}" if missing else None
+    whose = context.dataset.name if missing in OF_THE_DATA else context.model_name
+    return f"{whose} has no {missing}" if missing else None
+
+
+def _too_few(task: Task, context: Context) -> str:
+    images = len(context.dataset.x_test)
+    return f"the test split has {images} examples, {task.images_per_n} are needed" if images < task.images_per_n else ""
 
 
 def _count(name: str, task: Task, context: Context, everything: bool) -> int:

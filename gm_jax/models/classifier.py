@@ -13,6 +13,7 @@ import optax
 from jax import Array
 from jaxtyping import Float
 
+from gm_jax.conditioning import check_labels
 from gm_jax.core import Batch, Key, Labels, Model, Objective, Variables
 from gm_jax.errors import InputError
 from gm_jax.nets.resnet import Encoder, default_multipliers, lowest_grid
@@ -65,7 +66,8 @@ def make(
         return Variables({"encoder": encoder.init(key, batch.x[:1])["params"], "head": head})
 
     def encode(variables: Variables, keys: Key, x, labels=None):
-        del keys, labels  # nothing is drawn, and no label is told
+        del keys  # nothing is drawn
+        check_labels(labels, None)
         return nn.swish(encoder.apply({"params": variables.params["encoder"]}, x))
 
     def loss(params, state, key, batch, *, step, train):

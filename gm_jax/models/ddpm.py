@@ -16,7 +16,7 @@ The functions below are independent of the network: `predict` and `denoiser` are
 
 from collections.abc import Callable
 from functools import partial
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import jax.numpy as jnp
 import numpy as np
@@ -32,7 +32,9 @@ from gm_jax.diffusion.paths import Denoiser, Path, Time, add_noise, discrete_pat
 from gm_jax.errors import InputError
 from gm_jax.nets.backbones import backbone
 from gm_jax.nets.unet import AttentionBlock, SinusoidalPositionEmbeddings, UNet
-from gm_jax.settings import Count, Decay, Section, checked
+from gm_jax.settings import Count, Decay, Section, at_least, checked
+
+Terms = Annotated[int, at_least(2)]
 
 __all__ = [
     "AttentionBlock",
@@ -104,7 +106,7 @@ def sample(
     """
     times = time_grid(path, int(path.t_max), "nodes") if times is None else times
     start_keys, step_keys = streams(keys, "start", "steps")
-    x_T = samplers.initial_noise(path, start_keys, image_shape)
+    x_T = samplers.initial_noise(path, start_keys, image_shape, times[0])
     return samplers.simulate(step_keys, sampler(path, denoiser), x_T, times, frames)
 
 
@@ -139,7 +141,7 @@ def make(
     path = discrete_path(get_beta_schedule(schedule, timesteps))
 
     def likelihoods(estimate):
-        def bound(variables, keys, images, labels=None, *, terms: int = 20, full: bool = False):
+        def bound(variables, keys, images, labels=None, *, terms: Terms = 20, full: bool = False):
             denoiser = estimate(variables, keys, labels)
             return variational_bound(path, denoiser, keys, images, variance=variance, terms=terms, full=full)
 

@@ -61,6 +61,7 @@ def make(
     num_classes: int | None = None,
     dtype: jnp.dtype = jnp.float32,
     axis_name: str | None = None,
+    data_variance: float | None = None,
     *,
     autoencoder_steps: Count = 50_000,
     num_codes: Count = 512,
@@ -79,7 +80,8 @@ def make(
 ) -> Model:
     """VQ-VAE and prior; by default Sonnet's networks and settings, which give an 8x8 grid of codes for 32x32 images.
 
-    autoencoder_steps: length of stage one, objective "vqvae"; from then on the objective "prior" is active.
+    data_variance: of the training images in [-1, 1], which the reconstruction term is divided by; None: that of the batch that
+    `init` sees. autoencoder_steps: length of stage one, objective "vqvae"; from then on the objective "prior" is active.
     num_codes, code_dim: size of the codebook. channels, halvings, num_blocks: see `nets.vqvae_nets`.
     codebook: "ema" or "loss". codebook_decay: of the running means, per step. restart_below: see `restart_dead_codes`, 0: off.
     class_conditional: the prior is given the label. Without labels a sample then draws one and a likelihood takes the mean over
@@ -135,7 +137,7 @@ def make(
         return Codes(encode(variables, None, x, labels), num_codes)
 
     return Model(
-        init=_init(s, image_shape),
+        init=_init(s, data_variance),
         objectives=(
             Objective("vqvae", _autoencoder_loss(s), "autoencoder", stop=autoencoder_steps, after=_after(s)),
             Objective("prior", _prior_loss(s), "prior", start=autoencoder_steps),
@@ -150,7 +152,7 @@ def make(
     )
 
 
-def _init(s: Settings, image_shape):
+def _init(s: Settings, data_variance: float | None):
     def init(key: Key, batch: Batch) -> Variables:
         encoder_key, decoder_key, prior_key = jax.random.split(key, 3)
         vectors, codes = jnp.zeros((1, *s.grid, s.encoder.features)), jnp.zeros((1, *s.grid), jnp.int32)
@@ -164,7 +166,7 @@ def _init(s: Settings, image_shape):
             "autoencoder": {"encoder": encoder, "decoder": decoder, **codebook},
             "prior": s.prior.init(prior_key, codes, labels)["params"],
         }
-        variance = jnp.maximum(batch.x.var(), MIN_VARIANCE)
+        variance = jnp.maximum(batch.x.var() if data_variance is None else data_variance, MIN_VARIANCE)
         state = {"codebook": codebook_state, "data_variance": variance, "likelihood_variance": variance}
         return Variables(params, {**state, "restarted": jnp.zeros(()), "seen": _nothing_seen(s)})
 

@@ -5,7 +5,7 @@ told of the time (`denoising.CLOCKS`); "auto" leaves that to the model.
 """
 
 from collections.abc import Callable, Mapping
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import flax.linen as nn
 import jax.numpy as jnp
@@ -15,8 +15,9 @@ from gm_jax.errors import InputError, choose
 from gm_jax.nets.mlp import TimeMLP
 from gm_jax.nets.refinenet import RefineNet
 from gm_jax.nets.unet import UNet, check_divisible, fitting_multipliers
-from gm_jax.settings import Count, Decay, Whole, checked
+from gm_jax.settings import Count, Decay, Whole, checked, even
 
+Channels = Annotated[int, even(4)]  # as many sines as cosines tell the time
 Clock = Literal["auto", "index", "none", "time", "log_sigma"]
 
 PAPER_MULTIPLIERS = (1, 2, 2, 2)  # of the CIFAR-10 networks of DDPM, NCSN and NCSNv2
@@ -27,7 +28,7 @@ def unet(
     image_shape: tuple[int, ...],
     dtype: jnp.dtype,
     *,
-    channels: Count = 128,
+    channels: Channels = 128,
     channel_multipliers: tuple[Count, ...] = (),
     num_res_blocks: Count = 2,
     attention_resolutions: tuple[Whole, ...] = (16,),
@@ -52,13 +53,18 @@ def refinenet(
     channels: Count = 128,
     channel_multipliers: tuple[Count, ...] = (),
     num_res_blocks: Count = 2,
+    authors: bool = False,
     clock: Clock = "auto",
 ) -> Network:
-    """The networks of NCSN and, without levels, NCSNv2 (`nets.refinenet.RefineNet`); no multipliers: (1, 2, 2, 2)."""
+    """The networks of NCSN and, without levels, NCSNv2 (`nets.refinenet.RefineNet`); no multipliers: (1, 2, 2, 2).
+
+    authors: the very function of the authors' code, so that their weights can be loaded.
+    """
     _check_image("refinenet", image_shape)
     multipliers = channel_multipliers or PAPER_MULTIPLIERS
     check_divisible(image_shape[:2], multipliers[:2])  # it halves the image once
-    return of_module(RefineNet(image_shape[-1], channels, multipliers, num_res_blocks, num_levels, dtype), clock)
+    net = RefineNet(image_shape[-1], channels, multipliers, num_res_blocks, num_levels, authors, dtype)
+    return of_module(net, clock)
 
 
 @checked
@@ -66,7 +72,7 @@ def mlp(
     image_shape: tuple[int, ...],
     dtype: jnp.dtype,
     *,
-    channels: Count = 128,
+    channels: Channels = 128,
     depth: Count = 4,
     dropout: Decay = 0.0,
     clock: Clock = "auto",

@@ -24,6 +24,7 @@ def vector_quantize(
 
     Straight-through: the gradient by the vectors is passed on to z as it is; none reaches the codebook.
     """
+    codebook = jnp.asarray(codebook)
     similarity = jnp.matmul(z, codebook.T, precision="highest")  # at lower precision other codes would be the nearest
     indices = jnp.argmin((codebook**2).sum(-1) - 2 * similarity, axis=-1)
     return z + stop_gradient(codebook[indices] - z), indices

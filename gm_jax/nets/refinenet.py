@@ -6,9 +6,12 @@ after each normalisation. NCSNv2 (2020) has one for all, and no normalisation in
 On 32x32x3 images they have 30,117,635 (with 10 levels) and 29,694,083 parameters, those of the authors' code.
 """
 
+from functools import partial
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float
 
 from gm_jax.errors import InputError
@@ -18,7 +21,7 @@ from gm_jax.nets.winograd import conv_general_dilated
 FeatureMap = Float[Array, "batch height width channel"]
 Levels = Float[Array, "batch level"]  # a row: weights of the noise levels, summing to 1
 
-fan_in_uniform = nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")  # the initialisation of the authors' code
+fan_in_uniform = nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")  # as the authors' kernels; biases begin at 0
 
 
 class RefineNet(nn.Module):
@@ -28,6 +31,10 @@ class RefineNet(nn.Module):
     Without, `level` is ignored: the network is NCSNv2's. One stage per channel multiplier; from the second on they run at half
     resolution, so H and W must be even, else InputError. Weights are float32; `dtype` is that of the computation, but for the
     first and the last convolution.
+
+    `authors`: the very function of the authors' PyTorch code, whose weights can then be loaded: it interpolates with aligned
+    corners, and divides the variance of the channels' means by their number less one. Otherwise both are as in the first
+    author's later JAX code (score_sde).
     """
 
     out_channels: int
@@ -35,6 +42,7 @@ class RefineNet(nn.Module):
     channel_multipliers: tuple[int, ...] = (1, 2, 2, 2)
     num_res_blocks: int = 2
     num_levels: int | None = None
+    authors: bool = False
     dtype: jnp.dtype = jnp.float32
 
     @nn.compact
@@ -57,16 +65,19 @@ class RefineNet(nn.Module):
         for stage, width in enumerate(widths):
             for i in range(self.num_res_blocks):
                 down, dilation = stage > 0 and i == 0, 2 ** max(0, stage - 1)
-                h = ResidualBlock(width, down, dilation, self.dtype, name=f"stage{stage}_block{i}")(h, levels)
+                block = ResidualBlock(width, down, dilation, self.authors, self.dtype, name=f"stage{stage}_block{i}")
+                h = block(h, levels)
             features.append(h)
 
         h = None
         for stage in reversed(range(len(widths))):
             inputs = features[stage : stage + 1] + ([] if h is None else [h])
             width = widths[stage] if h is None else widths[max(stage - 1, 0)]
-            h = RefineBlock(width, 3 if stage == 0 else 1, conditional, self.dtype, name=f"refine{stage}")(inputs, levels)
+            units = 3 if stage == 0 else 1
+            block = RefineBlock(width, units, conditional, self.authors, self.dtype, name=f"refine{stage}")
+            h = block(inputs, levels)
 
-        h = nn.elu(InstanceNormPlus(self.dtype, name="norm_out")(h, levels)).astype(jnp.float32)
+        h = nn.elu(InstanceNormPlus(self.authors, self.dtype, name="norm_out")(h, levels)).astype(jnp.float32)
         return conv(self.out_channels, name="conv_out")(h)
 
 
@@ -80,9 +91,10 @@ class InstanceNormPlus(nn.Module):
     """Conditional InstanceNorm++ (Song & Ermon 2019, appendix A): gamma (instance norm(x) + delta m) + beta.
 
     m are the channels' means, normalised over the channels of an image: what instance normalisation takes away. gamma, delta
-    (both about 1 at first) and beta belong to the noise level. Statistics are float32.
+    (both about 1 at first) and beta belong to the noise level. Statistics are float32. `authors`: see `RefineNet`.
     """
 
+    authors: bool = False
     dtype: jnp.dtype = jnp.float32
 
     @nn.compact
@@ -96,7 +108,7 @@ class InstanceNormPlus(nn.Module):
 
         x = x.astype(jnp.float32)
         mean, variance = x.mean((1, 2), keepdims=True), x.var((1, 2), keepdims=True)
-        m = (mean - mean.mean(-1, keepdims=True)) / jnp.sqrt(mean.var(-1, keepdims=True) + 1e-5)
+        m = (mean - mean.mean(-1, keepdims=True)) / jnp.sqrt(mean.var(-1, keepdims=True, ddof=self.authors) + 1e-5)
         normalised = (x - mean) / jnp.sqrt(variance + 1e-5)
         return (gamma * (normalised + delta * m) + beta).astype(self.dtype)
 
@@ -110,14 +122,15 @@ class ResidualBlock(nn.Module):
     channels: int
     down: bool
     dilation: int
+    authors: bool
     dtype: jnp.dtype
 
     @nn.compact
     def __call__(self, x: FeatureMap, levels: Levels) -> FeatureMap:
         halve = self.down and self.dilation == 1
-        h = nn.elu(InstanceNormPlus(self.dtype, name="norm0")(x, levels))
+        h = nn.elu(InstanceNormPlus(self.authors, self.dtype, name="norm0")(x, levels))
         h = conv(x.shape[-1] if self.down else self.channels, self.dtype, self.dilation, name="conv0")(h)
-        h = nn.elu(InstanceNormPlus(self.dtype, name="norm1")(h, levels))
+        h = nn.elu(InstanceNormPlus(self.authors, self.dtype, name="norm1")(h, levels))
         h = conv(self.channels, self.dtype, self.dilation, name="conv1")(h)
         if self.down or x.shape[-1] != self.channels:
             kernel = 1 if self.dilation == 1 else 3
@@ -133,12 +146,13 @@ class RefineBlock(nn.Module):
     channels: int
     output_units: int
     conditional: bool  # normalise, one affine map a level, and pool by mean; else neither
+    authors: bool
     dtype: jnp.dtype
 
     @nn.compact
     def __call__(self, inputs: list[FeatureMap], levels: Levels) -> FeatureMap:
         def norm(x, name):
-            return InstanceNormPlus(self.dtype, name=f"{name}_norm")(x, levels) if self.conditional else x
+            return InstanceNormPlus(self.authors, self.dtype, name=f"{name}_norm")(x, levels) if self.conditional else x
 
         def residual_units(x, count, name):
             for unit in range(count):
@@ -151,9 +165,10 @@ class RefineBlock(nn.Module):
 
         inputs = [residual_units(x, 2, f"input{i}") for i, x in enumerate(inputs)]
         h = inputs[0]
-        if len(inputs) > 1:  # half-pixel centres; the authors align corners instead
+        if len(inputs) > 1:
+            resize = resize_aligned if self.authors else partial(jax.image.resize, method="bilinear")
             parts = [conv(self.channels, self.dtype, name=f"fuse{i}")(norm(x, f"fuse{i}")) for i, x in enumerate(inputs)]
-            h = sum(jax.image.resize(x, (*h.shape[:3], self.channels), "bilinear") for x in parts)
+            h = sum(resize(x, (*h.shape[:3], self.channels)) for x in parts)
 
         h = pooled = nn.elu(h)
         pool = nn.avg_pool if self.conditional else nn.max_pool
@@ -162,6 +177,21 @@ class RefineBlock(nn.Module):
             pooled = conv(self.channels, self.dtype, use_bias=False, name=f"pool{i}")(pooled)
             h = h + pooled
         return residual_units(h, self.output_units, "output")
+
+
+def resize_aligned(x: FeatureMap, shape: tuple[int, ...]) -> FeatureMap:
+    """Bilinear interpolation to height and width of `shape` that keeps the corners where they are (PyTorch's align_corners)."""
+
+    def matrix(size: int, new: int) -> np.ndarray:
+        at = np.linspace(0, size - 1, new)
+        low = np.minimum(at.astype(int), max(size - 2, 0))
+        weights = np.zeros((new, size), np.float32)
+        np.add.at(weights, (np.arange(new), low), 1 - (at - low))
+        np.add.at(weights, (np.arange(new), np.minimum(low + 1, size - 1)), at - low)
+        return weights
+
+    rows, columns = matrix(x.shape[1], shape[1]), matrix(x.shape[2], shape[2])
+    return jnp.einsum("bhwc,Hh,Ww->bHWc", x, rows.astype(x.dtype), columns.astype(x.dtype), precision="highest")
 
 
 def conv(

@@ -1,9 +1,10 @@
-"""What one run cost and reached, in one small JSON file, and tables of such files.
+"""What one run cost and reached, in one small JSON file, and the pages that show such files.
 
-    python -m gm_jax.report.summary runs/vae-cifar10 --out results/vae-cifar10.json
-    python -m gm_jax.report.summary --table results/*.json [--readme README.md]
+    python -m gm_jax.report.summary runs/vae-cifar10 --out results/cifar10/vae.json
+    python -m gm_jax.report.summary --tables results README.md
 
-Every number comes from the files of the run; none is typed.
+The second command makes the generated parts of README.md and of results/README.md anew. Every number comes from the files of
+the run; none is typed.
 """
 
 import argparse
@@ -16,12 +17,13 @@ from typing import Any
 
 from gm_jax.errors import InputError
 from gm_jax.evaluation import results
-from gm_jax.report import tables
+from gm_jax.report import catalogue
+from gm_jax.report.catalogue import insert as insert
 from gm_jax.system.files import write_atomically
 from gm_jax.training import workdirs
 from gm_jax.training.records import read_speed
 
-BEGIN, END = "<!-- results -->", "<!-- /results -->"  # the table stands between these lines of a README
+BEGIN, END = catalogue.markers("results")
 
 
 def summarize(workdir: Path) -> dict[str, Any]:
@@ -52,55 +54,41 @@ def summarize(workdir: Path) -> dict[str, Any]:
     }
 
 
-def table(summaries: Sequence[dict[str, Any]]) -> str:
-    """Markdown: for each data set a table, a row a run: what it is, what it cost, what it reached in the main metrics."""
-    parts = []
-    for data, members in tables.by_data_set(summaries).items():
-        labelled = tables.labelled([summaries[i] for i in members])
-        cost = {label: _cost(s) for label, s in labelled.items()}
-        markdown = tables.markdown_of(tables.build(labelled, main=True), cost, ["parameters", "trained for", "hardware"])
-        parts.append(f"On {data}:\n\n{markdown}")
-    return "\n".join(parts)
-
-
-def _cost(s: dict[str, Any]) -> list[str]:
-    trained = f"{s['steps']} steps, {s['epochs']:.3g} epochs, {s['seconds'] / 60:.3g} min"
-    return [f"{s['parameters']:,}", trained, s["hardware"]]
-
-
-def insert(readme: str, text: str) -> str:
-    """`readme` with `text` between its two marker lines. Raises InputError where they are missing."""
-    head, begin, rest = readme.partition(BEGIN)
-    _, end, tail = rest.partition(END)
-    if not (begin and end):
-        raise InputError(f"no lines {BEGIN} and {END} to put the table between; add them")
-    return f"{head}{BEGIN}\n{text}{END}{tail}"
-
-
 def main(argv: Sequence[str] | None = None) -> int:
-    """Runs the command line above; 2 for bad input."""
-    parser = argparse.ArgumentParser(prog="python -m gm_jax.report.summary", description=__doc__.splitlines()[0])
-    parser.add_argument("paths", nargs="+", type=Path, help="one work directory; with --table, summaries")
+    """Runs the command lines above; 2 for bad input."""
+    parser = argparse.ArgumentParser(
+        prog="python -m gm_jax.report.summary",
+        usage="python -m gm_jax.report.summary WORKDIR [--out FILE]\n"
+        "       python -m gm_jax.report.summary --tables RESULTS README",
+        description=__doc__.splitlines()[0],
+    )
+    parser.add_argument("workdir", nargs="?", type=Path, help="of the run to summarize")
     parser.add_argument("--out", type=Path, help="where the summary goes; default: standard output")
-    parser.add_argument("--table", action="store_true", help="print the table of several summaries")
-    parser.add_argument("--readme", type=Path, help="put the table between the marker lines of this file instead")
+    parser.add_argument(
+        "--tables",
+        nargs=2,
+        type=Path,
+        metavar=("RESULTS", "README"),
+        help="make the generated parts of README and of RESULTS/README.md anew, from RESULTS/*/*.json",
+    )
     flags = parser.parse_args(argv)
+    if (flags.workdir is None) == (flags.tables is None) or (flags.tables and flags.out):
+        parser.error("give a work directory, or --tables RESULTS README")
     try:
-        if not flags.table:
-            text = json.dumps(summarize(flags.paths[0]), indent=1) + "\n"
-            target = flags.out
-        else:
-            text = table([json.loads(path.read_text()) for path in flags.paths])
-            target = flags.readme
-            text = insert(target.read_text(), text) if target else text
-    except InputError as error:
+        files = catalogue.generate(*flags.tables) if flags.tables else {flags.out: _as_json(summarize(flags.workdir))}
+    except (InputError, OSError) as error:
         print("error:", error, file=sys.stderr)
         return 2
-    if target:
-        write_atomically(target, text.encode())
-    else:
-        print(text, end="")
+    for path, text in files.items():
+        if path:
+            write_atomically(path, text.encode())
+        else:
+            print(text, end="")
     return 0
+
+
+def _as_json(summary: dict[str, Any]) -> str:
+    return json.dumps(summary, indent=1) + "\n"
 
 
 if __name__ == "__main__":

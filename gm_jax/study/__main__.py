@@ -47,9 +47,6 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _study(argv: Sequence[str]) -> int:
     flags, overrides = parse(_parser(), argv)
-    if not (entries.ROOT / "train.py").is_file():
-        raise InputError(f"the study needs a checkout of gm_jax, with train.py and configs; {entries.ROOT} is none")
-    sys.path.append(str(entries.ROOT))  # config files import each other from there
     chosen = entries.find(flags.models, flags.preset)
     settings = {entry.name: entries.resolve(entry, overrides) for entry in chosen}
     directory = pathlib.Path(flags.workdir or f"runs/study-{flags.preset}").absolute()

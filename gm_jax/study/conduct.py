@@ -13,7 +13,7 @@ from typing import IO, Any, NamedTuple
 
 import gm_jax
 from gm_jax.study import processes
-from gm_jax.study.entries import ROOT, Entry, Settings, spread
+from gm_jax.study.entries import Entry, Settings, spread
 from gm_jax.study.ledger import Ledger, State
 from gm_jax.study.view import View
 
@@ -32,8 +32,8 @@ Tick = Callable[[float], None]
 class Commands(NamedTuple):
     """How the programs are called that do the work."""
 
-    train: Sequence[str] = (sys.executable, str(ROOT / "train.py"))
-    evaluate: Sequence[str] = (sys.executable, str(ROOT / "eval.py"))
+    train: Sequence[str] = (sys.executable, "-m", "gm_jax.train")
+    evaluate: Sequence[str] = (sys.executable, "-m", "gm_jax.eval")
     report: Sequence[str] = (sys.executable, "-m", "gm_jax.report")
 
 
@@ -155,7 +155,7 @@ class Study:
         settings, workdir = self.request.settings[entry.name], self._workdir(entry.name)
         fields = {key: text for key, text in settings.fields.items() if key.startswith("eval.") or key == "data.dir"}
         seconds = 0.0
-        for tasks, sampling in [("all", {}), *(("quality", sampling) for sampling in entry.samplings)]:
+        for tasks, sampling in [("all", {}), *(("quality,cost", sampling) for sampling in entry.samplings)]:
             asked = fields | {key: str(value) for key, value in sampling.items()}
             wanted = {"tasks": tasks, "fields": asked, "n": self.request.n, "version": gm_jax.__version__}
             wanted["step"] = newest_step(workdir)

@@ -4,11 +4,9 @@ import pathlib
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-import gm_jax
-from gm_jax.cli.config import load_config, nearest, override
+from gm_jax.cli.config import find_config, load_config, nearest, override
 from gm_jax.errors import InputError
 
-ROOT = pathlib.Path(gm_jax.__file__).parents[1]  # of the checkout, which has train.py, eval.py and configs/
 POINTS = 8  # of the curve of a metric over training
 LOG_LINES = 50  # at least, of a run that its minutes cut short
 
@@ -17,16 +15,14 @@ class Entry(NamedTuple):
     """A model of a study: what train.py is given, and how its samples are drawn."""
 
     name: str  # of its work directory
-    config: str  # FILE:PRESET
+    config: str  # NAME:PRESET, or FILE:PRESET
     fields: Mapping[str, Any] = {}  # of the config, where they differ from the preset
     samplings: tuple[Mapping[str, Any], ...] = ()  # further ways of sampling, fields of eval.sample, that quality is judged for
     shares: Mapping[str, float] = {}  # fields that are numbers of steps -> share of the steps that --minutes will allow
 
 
 def _sweep(preset: str, **fields: Any) -> tuple[Entry, ...]:
-    return tuple(
-        Entry(f"vae-beta{beta:g}", f"configs/vae.py:{preset}", {"model.beta": beta} | fields) for beta in (0.1, 1.0, 10.0)
-    )
+    return tuple(Entry(f"vae-beta{beta:g}", f"vae:{preset}", {"model.beta": beta} | fields) for beta in (0.1, 1.0, 10.0))
 
 
 def _ddim(*steps: int) -> tuple[Mapping[str, Any], ...]:
@@ -39,13 +35,13 @@ HALF = {"model.autoencoder_steps": 0.4}
 # The ConvVAE as it is best, and the sweep over beta at a decoder variance where beta = 10 collapses (configs/vae.py says why).
 STUDIES: dict[str, tuple[Entry, ...]] = {
     "cifar10": (
-        Entry("vae", "configs/vae.py:cifar10"),
+        Entry("vae", "vae:cifar10"),
         *_sweep("cifar10_sweep"),
-        Entry("mmd_vae", "configs/mmd_vae.py:cifar10"),
-        Entry("vqvae", "configs/vqvae.py:cifar10", shares=HALF),
+        Entry("mmd_vae", "mmd_vae:cifar10"),
+        Entry("vqvae", "vqvae:cifar10", shares=HALF),
         Entry(
             "ncsn",
-            "configs/ncsn.py:cifar10",
+            "ncsn:cifar10",
             # 100 network evaluations instead of the paper's 1000: with its epsilon, noise settles within 10 steps a level.
             # Averaged weights, which the paper lacks, are what a short run gains most from.
             {"eval.sample.inner_steps": 10, "optimizer.ema_decay": 0.999},
@@ -53,32 +49,32 @@ STUDIES: dict[str, tuple[Entry, ...]] = {
         ),
         Entry(
             "ddpm",
-            "configs/ddpm.py:cifar10",
+            "ddpm:cifar10",
             # DDIM, since all 1000 steps cost more than a short run's training; and a warm-up that ends within such a run
             {"eval.sample.sampler": "ddim", "eval.sample.steps": 100, "optimizer.warmup_steps": 1000},
             _ddim(10, 25, 50),
         ),
     ),
     "digits": (
-        Entry("vae", "configs/vae.py:digits"),
+        Entry("vae", "vae:digits"),
         # 0.5, the preset's own, times beta = 0.1 would give the model above once more
         *_sweep("digits_sweep", **{"model.likelihood_variance": 0.4}),
-        Entry("mmd_vae", "configs/mmd_vae.py:digits"),
-        Entry("vqvae", "configs/vqvae.py:digits", shares=HALF),
+        Entry("mmd_vae", "mmd_vae:digits"),
+        Entry("vqvae", "vqvae:digits", shares=HALF),
         Entry(
             "ncsn",
-            "configs/ncsn.py:digits",
+            "ncsn:digits",
             samplings=({"eval.sample.inner_steps": 1, "eval.sample.epsilon": 1.07e-3}, *_ddim(20)),
         ),
-        Entry("ddpm", "configs/ddpm.py:digits", samplings=_ddim(10, 25, 50)),
+        Entry("ddpm", "ddpm:digits", samplings=_ddim(10, 25, 50)),
     ),
     "tiny": (
-        Entry("vae", "configs/vae.py:tiny"),
+        Entry("vae", "vae:tiny"),
         *_sweep("tiny", **{"model.likelihood_variance": 0.5}),
-        Entry("mmd_vae", "configs/mmd_vae.py:tiny"),
-        Entry("vqvae", "configs/vqvae.py:tiny", shares=HALF),
-        Entry("ncsn", "configs/ncsn.py:tiny"),
-        Entry("ddpm", "configs/ddpm.py:tiny", samplings=_ddim(10)),
+        Entry("mmd_vae", "mmd_vae:tiny"),
+        Entry("vqvae", "vqvae:tiny", shares=HALF),
+        Entry("ncsn", "ncsn:tiny"),
+        Entry("ddpm", "ddpm:tiny", samplings=_ddim(10)),
     ),
 }
 
@@ -119,12 +115,12 @@ class Settings(NamedTuple):
 
 
 def resolve(entry: Entry, overrides: Mapping[str, str]) -> Settings:
-    """Reads an entry's config file, a relative one from here or else from the checkout, and sets all fields.
+    """Reads an entry's config file, or the shipped one that it names, and sets all fields.
 
     Raises InputError for whatever is wrong with the file or the fields.
     """
     file, _, preset = entry.config.partition(":")
-    path = next((path for path in (pathlib.Path(file), ROOT / file) if path.is_file()), pathlib.Path(file))
+    path = find_config(file)
     fields = {key: str(value) for key, value in entry.fields.items()} | dict(overrides)
     train = override(load_config(path, preset), fields)["train"]
     periods = {name: train[name] for name in ("checkpoint_every", "log_every")}

@@ -12,8 +12,8 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import IO, NamedTuple
 
+import gm_jax
 from gm_jax.errors import InputError
-from gm_jax.study.entries import ROOT
 
 POLL = 0.2  # seconds
 GRACE = 600.0  # seconds that a process has for saving, once asked to stop; compilation may have to end first
@@ -63,7 +63,7 @@ def run(
     `ticks` are called with the seconds so far, several times a second. An exception, such as that of Ctrl-C, stops the process,
     waits for what it saves, and goes on.
     """
-    paths = [str(ROOT), os.getcwd(), os.environ.get("PYTHONPATH", "")]
+    paths = [str(pathlib.Path(gm_jax.__file__).parents[1]), os.getcwd(), os.environ.get("PYTHONPATH", "")]
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, paths)), "PYTHONUNBUFFERED": "1"}
     log.parent.mkdir(parents=True, exist_ok=True)
     _note(lock, "")

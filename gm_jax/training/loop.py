@@ -5,24 +5,26 @@ due, and does what is due: log, held-out loss, checkpoint, and what the watchers
 """
 
 import signal
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
 
 from gm_jax import __version__
-from gm_jax.build import compute_dtype
+from gm_jax.build import compute_dtype, resolve
 from gm_jax.core import Variables
 from gm_jax.data.dataset import Dataset
 from gm_jax.errors import InputError
 from gm_jax.images import save_png
+from gm_jax.system.locks import locked
 from gm_jax.training import learning, memory, profile, workdirs
 from gm_jax.training.checkpoints import Checkpoints
 from gm_jax.training.failures import describe_failure, explained
 from gm_jax.training.parallel import Program, to_host
 from gm_jax.training.restore import recalibrated
-from gm_jax.training.run import Run, compile_run, next_dispatch, prepare, restore_or_start
+from gm_jax.training.run import Run, compile_run, next_dispatch, prepare, record_of, restore_or_start
 from gm_jax.training.signals import Signals
 from gm_jax.training.speed import Utilisation, batch_shapes
 from gm_jax.training.tally import Tally
@@ -58,7 +60,12 @@ def train(
     """
     run = prepare(config, Path(workdir), dataset, watch)
     settings, lead = run.config["train"], jax.process_index() == 0
-    with Checkpoints(run.workdir, keep_every=settings["keep_every"]) as checkpoints, Signals() as signals:
+    workdirs.check(run.workdir, record_of(run, {}), resolve)
+    with (
+        only_process(run.workdir),
+        Checkpoints(run.workdir, keep_every=settings["keep_every"]) as checkpoints,
+        Signals() as signals,
+    ):
         train_state, record = restore_or_start(run, checkpoints)
         first, last = int(train_state.step), settings["steps"]
         display = Display(first, last, settings["batch_size"], active=lead and not quiet)
@@ -75,6 +82,22 @@ def train(
             writer.close()
         display.print(f"done: {last} steps" if first < last else f"nothing to do: {first} of {last} steps were made already")
         display.print(f"work directory: {run.workdir.absolute()}")
+
+
+@contextmanager
+def only_process(workdir: Path) -> Iterator[None]:
+    """Raises InputError where another run is at work in the directory; the processes of one run count as one."""
+    if jax.process_index() != 0:
+        yield
+        return
+    held = f"another process trains in {workdir}; wait for it, or choose another --workdir"
+    with locked(workdir / workdirs.LOCK, held=held):
+        try:
+            yield
+        finally:  # a run that was refused leaves nothing behind
+            if [path.name for path in workdir.iterdir()] == [workdirs.LOCK]:
+                (workdir / workdirs.LOCK).unlink()
+                workdir.rmdir()
 
 
 def open_session(run: Run, checkpoints: Checkpoints, writer: Writer, display: Display, signals: Signals) -> "Session":
@@ -119,16 +142,15 @@ class Session(NamedTuple):
 
 def loop(session: Session, train_state: learning.TrainState) -> None:
     """The steps from `train_state.step` to `train.steps`, and what is due between them."""
-    run, settings = session.run, session.run.config["train"]
+    run = session.run
     step = first = int(train_state.step)
-    last = settings["steps"]
     train_state = run.parallel.put_state(train_state)
     feed, program, heldout = compile_run(run)
     for watcher in run.watchers if jax.process_index() == 0 else ():
         watcher.prepare(session.display.print)
     tally, clock = Tally(), Clock()
     clock.start()
-    while step < last:
+    while step < run.config["train"]["steps"]:
         n, active = next_dispatch(run, step)
         batches = feed(step, run.steps_per_dispatch)
         if active not in program.compiled:
@@ -146,30 +168,46 @@ def loop(session: Session, train_state: learning.TrainState) -> None:
             jax.block_until_ready(train_state)
             session.display.print(f"the first dispatch took {clock.restart():.1f} s, compilation included")
         session.display.advance(step)
-        due = lambda name, step=step: bool(settings[name]) and step % settings[name] == 0  # noqa: E731
-        stop = (jax.process_count() == 1 or due("log_every")) and session.signals.received()
-        done = step == last
-        if due("log_every") or done or stop:
-            check(session, tally)
-            rate = clock.lap()
-            clock.stop()
-            log(session, step, tally.means(), rate)
-        clock.stop()
-        if traced := session.profiler.end(step, train_state, now=done or stop):
-            report_profile(session, step, traced, program.compiled[active])
-        if due("heldout_every") or (done and settings["heldout_every"]):
-            names = tuple(o.name for o in run.model.objectives if learning.in_window(o, step - 1))
-            log_heldout(session, step, heldout(run.parallel.get_state(train_state), names))
-        if due("checkpoint_every") or due("keep_every") or done or stop:
-            check(session, tally)
-            session.checkpoints.save(step, run.parallel.get_state(train_state))
-        if stop:
-            session.checkpoints.wait()
-            name = signal.Signals(stop).name
-            raise Interrupted(f"{name}: stopped at step {step}, which is saved; the same command resumes", 128 + stop)
-        look(session, train_state, step, [watcher for watcher in run.watchers if done or step % watcher.every == 0])
+        interlude(session, train_state, step, tally, clock, heldout, program.compiled[active])
         clock.start()
     session.checkpoints.wait()
+
+
+def interlude(
+    session: Session,
+    train_state: learning.TrainState,
+    step: int,
+    tally: Tally,
+    clock: Clock,
+    heldout: Callable[..., dict[str, float]],
+    compiled: Any,
+) -> None:
+    """What is due after `step` steps: log, profile, held-out loss, checkpoint, watchers. Stops the clock.
+
+    Raises Interrupted where a signal has come in.
+    """
+    run, settings = session.run, session.run.config["train"]
+    due = lambda name: bool(settings[name]) and step % settings[name] == 0  # noqa: E731
+    stop = (jax.process_count() == 1 or due("log_every")) and session.signals.received()
+    done = step == settings["steps"]
+    if due("log_every") or done or stop:
+        check(session, tally)
+        rate = clock.lap()
+        clock.stop()
+        log(session, step, tally.means(), rate)
+    clock.stop()
+    if traced := session.profiler.end(step, train_state, now=done or stop):
+        report_profile(session, step, traced, compiled)
+    if due("heldout_every") or (done and settings["heldout_every"]):
+        log_heldout(session, train_state, step, heldout)
+    if due("checkpoint_every") or due("keep_every") or done or stop:
+        check(session, tally)
+        session.checkpoints.save(step, run.parallel.get_state(train_state))
+    if stop:
+        session.checkpoints.wait()
+        name = signal.Signals(stop).name
+        raise Interrupted(f"{name}: stopped at step {step}, which is saved; the same command resumes", 128 + stop)
+    look(session, train_state, step, [watcher for watcher in run.watchers if done or step % watcher.every == 0])
 
 
 def compile_ahead(
@@ -220,10 +258,20 @@ def log(session: Session, step: int, values: dict[str, float], rate: float) -> N
     session.display.log(step, rate, mfu, values)
 
 
-def log_heldout(session: Session, step: int, values: dict[str, float]) -> None:
-    if values:
-        session.writer.scalars(step, values)
-        losses = "  ".join(f"{key} {value:.4g}" for key, value in values.items() if key.endswith("/loss"))
+def log_heldout(
+    session: Session, train_state: learning.TrainState, step: int, heldout: Callable[..., dict[str, float]]
+) -> None:
+    """The losses of the objectives in their windows; those that so few test examples do not have are left out."""
+    found, whole = {}, session.run.parallel.get_state(train_state)
+    for objective in session.run.model.objectives:
+        if learning.in_window(objective, step - 1):
+            try:
+                found |= heldout(whole, (objective.name,))
+            except InputError as error:
+                session.display.print(f"step {step}: no held-out loss of {objective.name} ({error})")
+    if found:
+        session.writer.scalars(step, found)
+        losses = "  ".join(f"{key} {value:.4g}" for key, value in found.items() if key.endswith("/loss"))
         session.display.print(f"step {step}  {losses}")
 
 

@@ -10,6 +10,7 @@ import numpy as np
 
 from gm_jax.build import build_model, resolve
 from gm_jax.core import Model, PyTree, Variables
+from gm_jax.data.dataset import subset
 from gm_jax.errors import InputError
 from gm_jax.system import provenance
 from gm_jax.training import learning, workdirs
@@ -60,13 +61,14 @@ def recalibrated(
 ) -> Variables:
     """Variables whose BatchNorm and spectral-norm statistics fit their (averaged) parameters.
 
-    The first n training examples are passed through. A model without `recalibrate` is returned as it is.
+    n training examples, chosen at random but always the same, are passed through. A model without `recalibrate` is returned as
+    it is.
     """
     if model.recalibrate is None:
         return variables
-    keys, index = seed_keys(seed), jnp.arange(min(n, len(data)))
-    rows = None if labels is None else jnp.asarray(labels[: len(index)])
-    batch = make_batch(keys, 0, index, jnp.asarray(data[: len(index)]), rows, False)
+    rows = subset(len(data), n)
+    of_rows = None if labels is None else jnp.asarray(labels[rows])
+    batch = make_batch(seed_keys(seed), 0, jnp.arange(len(rows)), jnp.asarray(data[rows]), of_rows, False)
     return variables._replace(state=jax.jit(model.recalibrate)(variables, batch))
 
 
@@ -97,6 +99,7 @@ def graft(
     origins = {}
     for target, source in init_from.items():
         workdir, _, rest = source.rpartition(":")
+        workdir = str(Path(workdir).expanduser()) if workdir else ""
         weights, _, path = rest.partition("/")
         if not workdir:
             raise InputError(

@@ -9,8 +9,10 @@ import jax
 
 from gm_jax.build import build_model, load_dataset, resolve
 from gm_jax.core import Model, Variables
+from gm_jax.data.dataset import data_variance
+from gm_jax.data.digest import content_digest
 from gm_jax.data.feed import make_feed
-from gm_jax.data.sources import Dataset
+from gm_jax.data.sources import Dataset, absolute
 from gm_jax.errors import InputError
 from gm_jax.system import provenance
 from gm_jax.training import learning, profile, workdirs
@@ -32,6 +34,7 @@ class Run(NamedTuple):
     config: dict[str, Any]
     workdir: Path
     dataset: Dataset
+    data_digest: str
     parallel: Parallel
     model: Model  # for the train step: reduces over the parallel mode's axis
     eval_model: Model  # the same, for one logical device
@@ -47,11 +50,13 @@ def prepare(config: Mapping[str, Any], workdir: Path, dataset: Dataset | None, w
     """Checks everything that can be checked before any work is done, and writes nothing to the work directory."""
     config = resolve(config)
     config["train"]["init_from"] = parse_init_from(config["train"]["init_from"])
+    config["data"]["name"] = absolute(config["data"]["name"])
     parallel = PARALLEL[config["parallel"]]()
     check_split(config["train"], parallel.devices)
     window = profile.parse_window(config["profile"])
     dataset = dataset or load_dataset(config)
-    build = partial(build_model, config, dataset.image_shape, dataset.num_classes)
+    variance = data_variance(dataset.x_train)
+    build = partial(build_model, config, dataset.image_shape, dataset.num_classes, data_variance=variance)
     model, eval_model = parallel.adapt(build(parallel.axis_name)), build(None)
     optimizers = build_optimizers(config, model)
     on_cpu = jax.default_backend() == "cpu"  # loops are slow there: benchmarks/conv_gradient_in_loop.py
@@ -60,6 +65,7 @@ def prepare(config: Mapping[str, Any], workdir: Path, dataset: Dataset | None, w
         config=config,
         workdir=workdir,
         dataset=dataset,
+        data_digest=content_digest(dataset),
         parallel=parallel,
         model=model,
         eval_model=eval_model,
@@ -83,28 +89,34 @@ def check_split(settings: Mapping[str, Any], devices: int) -> None:
         )
 
 
-def restore_or_start(run: Run, checkpoints: Checkpoints) -> tuple[learning.TrainState, workdirs.Record]:
-    """The newest readable checkpoint of the work directory, or a fresh state; and what config.json is to say."""
-    record = workdirs.Record(
+def record_of(run: Run, init_from: Mapping[str, Any]) -> workdirs.Record:
+    """What config.json is to say of the run."""
+    return workdirs.Record(
         config=run.config,
         image_shape=run.dataset.image_shape,
         num_classes=run.dataset.num_classes,
+        class_names=run.dataset.class_names,
         train_images=len(run.dataset.x_train),
+        data_digest=run.data_digest,
         parameters=sum(leaf.size for leaf in jax.tree.leaves(run.abstract.params)),
-        init_from={},
+        init_from=init_from,
         hardware=provenance.hardware(),
         versions=provenance.versions(),
     )
-    if workdirs.check(run.workdir, record, resolve):
+
+
+def restore_or_start(run: Run, checkpoints: Checkpoints) -> tuple[learning.TrainState, workdirs.Record]:
+    """The newest readable checkpoint of the work directory, or a fresh state; and what config.json is to say."""
+    if (run.workdir / "config.json").exists():
         train_state = checkpoints.restore(run.abstract, run.parallel.shardings(run.abstract))
         if train_state is not None:
-            return train_state, record._replace(init_from=workdirs.read(run.workdir).init_from)
+            return train_state, record_of(run, workdirs.read(run.workdir).init_from)
     batch = first_batch(run.keys, run.dataset.x_train, run.dataset.y_train, run.config["data"]["flip"])
     placed = run.parallel.shardings(run.abstract)  # no device ever holds more than it will in training
     init = jax.jit(lambda: run.eval_model.init(run.keys.init, batch), out_shardings=Variables(placed.params, placed.state))
     variables, origins = graft(init(), run.config["train"]["init_from"], run.config["model"])
     start = jax.jit(partial(learning.with_variables, run.model, run.optimizers), out_shardings=placed)
-    return start(variables), record._replace(init_from=origins)
+    return start(variables), record_of(run, origins)
 
 
 def compile_run(run: Run) -> tuple[Callable, Program, Callable]:

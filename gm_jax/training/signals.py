@@ -10,6 +10,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax.experimental import multihost_utils
 
+from gm_jax.system import interrupts
+
 
 class Signals:
     """Notes SIGTERM and the first Ctrl-C, so that the loop can save; a second Ctrl-C stops at once."""
@@ -19,6 +21,7 @@ class Signals:
         self._before: dict[int, Any] = {}
 
     def __enter__(self) -> "Signals":
+        interrupts.check()
         for number in (signal.SIGTERM, signal.SIGINT):
             with contextlib.suppress(ValueError):  # not in the main thread: signals are the caller's affair
                 self._before[number] = signal.signal(number, self._note)

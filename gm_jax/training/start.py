@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from gm_jax.core import Batch, Model
+from gm_jax.data.dataset import subset
 from gm_jax.training import learning
 from gm_jax.training.batches import Keys, make_batch, seed_keys, stored_shapes
 
@@ -15,10 +16,10 @@ INIT_BATCH = 128  # examples that data-dependent initialisation sees, whatever t
 
 
 def first_batch(keys: Keys, data: np.ndarray, labels: np.ndarray | None, flip: bool) -> Batch:
-    """The batch that `model.init` sees, from stored data: the same on every device count and for every batch size."""
-    n = min(INIT_BATCH, len(data))
-    rows = None if labels is None else jnp.asarray(labels[:n])
-    return make_batch(keys, 0, jnp.arange(n), jnp.asarray(data[:n]), rows, flip)
+    """The batch that `model.init` sees, some of the stored data: the same on every device count and for every batch size."""
+    rows = subset(len(data), INIT_BATCH)
+    of_rows = None if labels is None else jnp.asarray(labels[rows])
+    return make_batch(keys, 0, jnp.arange(len(rows)), jnp.asarray(data[rows]), of_rows, flip)
 
 
 def abstract_state(

@@ -30,6 +30,8 @@ FREE = (
 )
 
 
+LOCK = ".lock"  # held by the process that trains
+BESIDE = (LOCK, ".out", ".err", ".log")  # files that may lie in a directory which is to become a work directory: a scheduler's
 Complete = Callable[[Mapping[str, Any]], Mapping[str, Any]]
 
 FORMAT = 2  # of config.json and of the checkpoints beside it
@@ -41,7 +43,9 @@ class Record(NamedTuple):
     config: dict[str, Any]
     image_shape: tuple[int, ...]
     num_classes: int | None
+    class_names: tuple[str, ...] | None  # what label i is called
     train_images: int
+    data_digest: str  # sha256 of the data's content (data.digest)
     parameters: int
     init_from: dict[str, Any]  # target -> source, step, digest and config of what was grafted in
     hardware: str
@@ -57,7 +61,9 @@ def read(workdir: Path) -> Record:
         content = json.loads(path.read_text())
         check_format(path, content)
         fields = {name: value for name, value in content.items() if name != "format"}
-        return Record(**{**fields, "image_shape": tuple(content["image_shape"])})
+        names = fields["class_names"]
+        fields |= {"image_shape": tuple(fields["image_shape"]), "class_names": None if names is None else tuple(names)}
+        return Record(**fields)
     except InputError:
         raise
     except (ValueError, TypeError, KeyError) as error:
@@ -93,13 +99,15 @@ def check(
     if not (workdir / "config.json").exists():
         if workdir.exists() and not workdir.is_dir():
             raise InputError(f"{workdir} is a file; choose another --workdir")
-        if workdir.exists() and any(workdir.iterdir()):
+        foreign = [path.name for path in workdir.iterdir() if not path.name.endswith(BESIDE)] if workdir.exists() else []
+        if foreign:
             raise InputError(
-                f"{workdir} holds files but no config.json, so it is not a work directory; choose another --workdir"
+                f"{workdir} holds files ({min(foreign)}) but no config.json, so it is not a work directory; choose another "
+                "--workdir"
             )
         return False
     old = read(workdir)
-    before, now = dict(flatten(complete(old.config))), dict(flatten(record.config))
+    before, now = (dict(flatten(_without_path(config))) for config in (complete(old.config), record.config))
     differing = [k for k in before.keys() | now.keys() if before.get(k) != now.get(k) and not k.startswith(FREE)]
     differing.sort(key=lambda k: (not k.endswith(".name"), k))  # another model or data set says most
     if differing:
@@ -110,13 +118,41 @@ def check(
             f"{workdir} holds another run: {key} is {was!r} there and {wanted!r} here{more}; "
             "choose another --workdir, or give the same config"
         )
-    before, now = ((r.train_images, r.image_shape, r.num_classes) for r in (old, record))
+    check_data(workdir, old, record.image_shape, record.class_names, record.train_images, record.data_digest)
+    return True
+
+
+def check_data(
+    workdir: Path,
+    record: Record,
+    image_shape: tuple[int, ...],
+    class_names: tuple[str, ...] | None,
+    train_images: int,
+    data_digest: str,
+) -> None:
+    """Raises InputError where data are not those that the run of `record` was begun on, whatever they are called now."""
+    before, now = (record.train_images, record.image_shape), (train_images, image_shape)
     if before != now:
         raise InputError(
-            "{} was trained on {} images of shape {} with {} classes, the data now has {}, {} and {}; "
+            "{} was trained on {} examples of shape {}, the data now has {} of {}; "
             "give the same data, or choose another --workdir".format(workdir, *before, *now)
         )
-    return True
+    if record.class_names != class_names:
+        names = [", ".join(known or ("none",)) for known in (record.class_names, class_names)]
+        raise InputError(
+            f"{workdir} was trained with the classes {names[0]}, the data now has {names[1]}: labels would change their "
+            "meaning; give the same data, or choose another --workdir"
+        )
+    if record.data_digest != data_digest:
+        raise InputError(
+            f"{workdir} was trained on other data of the same size: images or labels of some split have changed since; "
+            "give the same data, or choose another --workdir"
+        )
+
+
+def _without_path(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The config without where a folder or file lies: the data are held to their content instead."""
+    return {**config, "data": {**config["data"], "name": config["data"]["name"].partition(":")[0]}}
 
 
 def write(workdir: Path, record: Record) -> None:

@@ -10,6 +10,7 @@ from gm_jax.diffusion.grids import time_grid
 from gm_jax.diffusion.langevin import annealed_langevin, consistent_epsilon, variance_ratio
 from gm_jax.diffusion.paths import geometric_path
 from tests.diffusion.gaussian import MEAN, STD, denoiser, probability_flow
+from tests.x64 import x64
 
 PATH = geometric_path(0.02, 2.0, 10)
 FINE = geometric_path(0.002, 20.0, 1000)
@@ -32,7 +33,7 @@ def flow_error(sampler, steps):
     ("sampler", "order", "bound"), [(samplers.ddim, 1, 0.05), (samplers.euler, 1, 0.2), (samplers.heun, 2, 0.01)]
 )
 def test_solvers_keep_their_order_on_the_geometric_path(sampler, order, bound):
-    with jax.enable_x64(True):
+    with x64(True):
         coarse, fine = (float(flow_error(sampler, n)) for n in (40, 80))
     assert order - 0.2 < np.log2(coarse / fine) < order + 0.25
     assert fine < bound

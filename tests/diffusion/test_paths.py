@@ -6,6 +6,7 @@ import pytest
 from gm_jax.diffusion import paths
 from gm_jax.models.ddpm import get_beta_schedule
 from tests.diffusion.gaussian import PATHS, marginal
+from tests.x64 import x64
 
 GEOMETRIC, SIGMAS = paths.geometric_path(0.02, 2.0, 10), np.geomspace(0.02, 2.0, 10)
 
@@ -17,7 +18,7 @@ def betas():
 
 def test_discrete_tables_equal_the_textbook_products_in_float64(betas):
     alpha_bar = np.concatenate([[1.0], np.cumprod(1 - betas)])
-    with jax.enable_x64(True):
+    with x64(True):
         path, t = PATHS["linear"], jnp.arange(1001.0)
         np.testing.assert_allclose(path.alpha(t) ** 2, alpha_bar, rtol=1e-12)
         np.testing.assert_allclose(path.sigma(t) ** 2, 1 - alpha_bar, rtol=1e-10)
@@ -34,7 +35,7 @@ def test_discrete_tables_interpolate_linearly():
 @pytest.mark.parametrize("name", PATHS)
 def test_t_of_log_snr_inverts_log_snr(name):
     path = PATHS[name]
-    with jax.enable_x64(True):
+    with x64(True):
         t = jnp.append(jnp.linspace(path.t_min, 0.999 * path.t_max, 57), path.t_min / 3)
         log_snr = paths.log_snr(path, t)
         np.testing.assert_allclose(path.t_of_log_snr(log_snr), t, rtol=1e-9)
@@ -50,7 +51,7 @@ def test_betas_that_make_no_chain_are_refused(betas):
 
 
 def test_geometric_path_has_the_papers_sigmas_at_its_levels():
-    with jax.enable_x64(True):
+    with x64(True):
         values = jax.jit(lambda t: (GEOMETRIC.alpha(t), GEOMETRIC.sigma(t)))(np.append(np.arange(11), [2.5, 0.25]))
         alpha, sigma = map(np.asarray, values)
     np.testing.assert_allclose(sigma, [0, *SIGMAS, (SIGMAS[1] * SIGMAS[2]) ** 0.5, SIGMAS[0] / 4], rtol=1e-12)
@@ -60,7 +61,7 @@ def test_geometric_path_has_the_papers_sigmas_at_its_levels():
 
 def test_geometric_path_inverts_its_log_snr():
     fine = paths.geometric_path(0.002, 20.0, 1000)
-    with jax.enable_x64(True):
+    with x64(True):
         t = np.linspace(0.3, 1000, 57)
         np.testing.assert_allclose(jax.jit(lambda t: fine.t_of_log_snr(paths.log_snr(fine, t)))(t), t, rtol=1e-9)
 
@@ -75,7 +76,7 @@ def test_levels_that_make_no_sequence_are_refused(settings):
 def test_coefficients_are_those_of_the_path_and_their_slopes(name):
     """At a time between the nodes; the slope by central differences."""
     path = GEOMETRIC if name == "geometric" else PATHS[name]
-    with jax.enable_x64(True):
+    with x64(True):
         t, h, x = jnp.array([0.3003, 0.7107]) * path.t_max, 1e-6 * path.t_max, jnp.zeros((2, 3, 3, 1))
         c = jax.jit(lambda t: paths.coefficients(path, t, x))(t)
         for f, value, slope in ((path.alpha, c.alpha, c.d_alpha), (path.sigma, c.sigma, c.d_sigma)):
@@ -88,7 +89,7 @@ def test_posterior_equals_the_textbook_formulas_in_float64(betas):
     """Ho et al. 2020, eq. 7 and section 3.2."""
     alpha_bar = np.concatenate([[1.0], np.cumprod(1 - betas)])
     now, before = alpha_bar[1:], alpha_bar[:-1]
-    with jax.enable_x64(True):
+    with x64(True):
         t = jnp.arange(1.0, 1001.0)
         q = paths.posterior(PATHS["linear"], t, t - 1)
         np.testing.assert_allclose(q.of_x0, np.sqrt(before) * betas / (1 - now), rtol=1e-9)
@@ -105,7 +106,7 @@ def test_posterior_keeps_its_precision_in_float32(betas):
 @pytest.mark.parametrize("name", PATHS)
 def test_posterior_carries_one_marginal_to_the_other(name):
     path = PATHS[name]
-    with jax.enable_x64(True):
+    with x64(True):
         t, s = jnp.asarray(0.7 * path.t_max), jnp.asarray(0.2 * path.t_max)
         q = paths.posterior(path, t, s)
         np.testing.assert_allclose(q.of_x0 + q.of_x_t * path.alpha(t), path.alpha(s), rtol=1e-9)

@@ -13,6 +13,7 @@ from gm_jax.diffusion.langevin import annealed_langevin
 from gm_jax.diffusion.predictions import velocity
 from gm_jax.diffusion.samplers import Sampler, plan, simulate
 from tests.diffusion.gaussian import PATHS, denoiser
+from tests.x64 import x64
 
 PATH = PATHS["edm"]
 KEYS = jax.random.split(jax.random.key(0), 3)
@@ -56,6 +57,12 @@ def test_times_that_do_not_decrease_between_the_ends_are_refused(times):
         plan(PATH, samplers.SAMPLERS, "ddim", 5, "uniform", times=times)
 
 
+@pytest.mark.parametrize("times", [np.array([3.0, 1.0]), jnp.array([3.0, 1.0]), [3, 1], (3.0, 1.0)])
+def test_times_may_be_an_array_or_a_list(times):
+    made = plan(PATH, samplers.SAMPLERS, "ddim", 99, "uniform", times=times)
+    np.testing.assert_array_equal(made.times, [80, 3, 1, 0])
+
+
 def test_what_a_sampler_does_not_take_is_refused_with_what_it_takes():
     with pytest.raises(ValueError, match="no option 'eta' with sampler 'heun'; take sampler, steps, spacing, times$"):
         plan(PATH, samplers.SAMPLERS, "heun", 5, "uniform", eta=0.5)
@@ -92,7 +99,7 @@ def test_memory_is_carried_from_step_to_step_and_is_not_part_of_the_result():
 def test_a_solver_that_remembers_is_of_second_order():
     x = PATH.t_max * np.array([[-1.2], [0.7], [1.9]])
     run = jax.jit(lambda x, times: simulate(KEYS, adams_bashforth(PATH, denoiser(PATH)), x, times))
-    with jax.enable_x64(True):
+    with x64(True):
         coarse, fine, exact = (run(x, time_grid(PATH, n, "karras")) for n in (40, 80, 640))
         assert 1.6 < np.log2(abs(coarse - exact).max() / abs(fine - exact).max()) < 2.6
 

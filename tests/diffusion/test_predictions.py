@@ -7,6 +7,7 @@ from gm_jax.diffusion import paths
 from gm_jax.diffusion.losses import denoising_loss
 from gm_jax.diffusion.predictions import PREDICTIONS, named, preconditioned, target, to_eps, to_x0, velocity
 from tests.diffusion.gaussian import PATHS, denoiser, probability_flow
+from tests.x64 import x64
 
 ALL = {**PREDICTIONS, "preconditioned": preconditioned(0.5), "preconditioned, unit data": preconditioned(1.0)}
 GEOMETRIC = {"geometric": paths.geometric_path(0.02, 2.0, 10)}
@@ -30,7 +31,7 @@ def test_the_right_answer_gives_back_x0_and_eps(name, kind, x0_and_eps):
         x0_hat = to_x0(path, prediction, target(path, prediction, x0, eps, t), x_t, t)
         return x0_hat, to_eps(path, x0_hat, x_t, t)
 
-    with jax.enable_x64(True):
+    with x64(True):
         x0_hat, eps_hat = there_and_back(x0, eps, t)
         assert x0_hat.dtype == jnp.float64
         np.testing.assert_allclose(x0_hat, x0, rtol=1e-9, atol=1e-9)
@@ -70,7 +71,7 @@ def test_the_score_is_the_gradient_of_the_conditional_log_density():
 @pytest.mark.parametrize("name", PATHS)
 def test_velocity_is_the_slope_of_the_exact_probability_flow(name):
     path = PATHS[name]
-    with jax.enable_x64(True):
+    with x64(True):
         t, x = jnp.asarray(0.4003 * path.t_max), jnp.array([-1.0, 0.2, 2.0])
         h = 1e-5 * path.t_max
         slope = (probability_flow(path, x, t, t + h) - probability_flow(path, x, t, t - h)) / (2 * h)
@@ -91,7 +92,7 @@ def test_the_preconditioner_has_the_coefficients_of_the_papers_table_1():
     ones = np.ones(4)
     c = paths.Coefficients(ones, sigma, 0 * ones, ones)
     edm = preconditioned(sigma_data)
-    with jax.enable_x64(True):
+    with x64(True):
         np.testing.assert_allclose(edm.scale(c), 1 / np.sqrt(sigma**2 + sigma_data**2), rtol=1e-12)
         np.testing.assert_allclose(edm.x0(0 * ones, ones, c), sigma_data**2 / (sigma**2 + sigma_data**2), rtol=1e-12)
         c_out = sigma * sigma_data / np.sqrt(sigma**2 + sigma_data**2)
@@ -114,7 +115,7 @@ def test_edms_weighted_loss_of_x0_is_the_plain_loss_of_the_preconditioned_answer
     sigma_data, path, sigma = 0.5, PATHS["edm"], np.array([0.01, 0.3, 1.0, 7.0, 70.0])
     x0, eps = x0_and_eps
     edm, answer = preconditioned(sigma_data), lambda x_t, t: jnp.sin(3 * x_t)
-    with jax.enable_x64(True):
+    with x64(True):
         plain = denoising_loss(path, edm, answer, x0, sigma, eps)
         as_x0 = lambda x_t, t: to_x0(path, edm, answer(x_t, t), x_t, t)  # noqa: E731
         weight = lambda c: (c.sigma**2 + sigma_data**2) / (c.sigma * sigma_data) ** 2  # noqa: E731
@@ -124,7 +125,7 @@ def test_edms_weighted_loss_of_x0_is_the_plain_loss_of_the_preconditioned_answer
 def test_on_a_path_that_preserves_variance_the_preconditioned_answer_of_unit_data_is_minus_v(x0_and_eps):
     path, t, (x0, eps) = PATHS["linear"], np.array([1.0, 40.0, 300.0, 700.0, 1000.0]), x0_and_eps
     unit = preconditioned(1.0)
-    with jax.enable_x64(True):
+    with x64(True):
         v = target(path, "v", x0, eps, t)
         np.testing.assert_allclose(target(path, unit, x0, eps, t), -v, rtol=1e-9, atol=1e-12)
         x_t = paths.add_noise(path, x0, eps, t)

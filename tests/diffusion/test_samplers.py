@@ -9,6 +9,7 @@ from gm_jax.diffusion import samplers
 from gm_jax.diffusion.grids import time_grid
 from gm_jax.diffusion.paths import posterior
 from tests.diffusion.gaussian import MEAN, PATHS, STD, denoiser, probability_flow
+from tests.x64 import x64
 
 # a grid that resolves each path
 SPACING = {"flow": "uniform", "edm": "karras", "linear": "quadratic", "cosine": "quadratic"}
@@ -26,7 +27,7 @@ def error(name, sampler, steps):
 
 
 def errors(name, sampler, steps):
-    with jax.enable_x64(True):
+    with x64(True):
         return np.array([error(name, sampler, n) for n in steps])
 
 

@@ -9,6 +9,7 @@ import pytest
 
 from gm_jax.core import DiagonalGaussian, Likelihood, Model, Variables
 from gm_jax.evaluation.context import Context
+from gm_jax.settings import Count
 
 SHAPE = (4, 4, 1)
 DIMS = 16
@@ -48,7 +49,7 @@ def toy_model() -> Model:
         frames = min(frames, 12)  # its steps
         return last * (jnp.arange(1, frames + 1) / frames)[:, None, None, None, None]
 
-    def nats(variables, keys, images, labels=None, *, scale=1):
+    def nats(variables, keys, images, labels=None, *, scale: Count = 1):
         return scale * images.astype(jnp.float32).sum((1, 2, 3)) / 100
 
     return Model(

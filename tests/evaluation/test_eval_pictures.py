@@ -4,6 +4,7 @@ import pytest
 from PIL import Image
 
 from gm_jax import images
+from gm_jax.errors import InputError
 from gm_jax.evaluation import pictures
 from gm_jax.evaluation.draw import draw_samples
 from gm_jax.evaluation.likelihood import likelihood
@@ -21,7 +22,7 @@ def test_samples_picture_shows_the_samples_by_index(context):
 def test_interpolation_is_linear_in_the_latent_between_the_images(context):
     pictures.interpolation(context._replace(n=2))
     shown = tiles_of(context.out / "interpolation.png", 2, 10).astype(int)
-    x = context.dataset.x_test
+    x, _ = context.real("test", 4)
     np.testing.assert_array_equal(shown[:, 0], x[[0, 2], ..., 0])
     np.testing.assert_array_equal(shown[:, 9], x[[1, 3], ..., 0])
     ends = images.to_float(x[:4]).astype(np.float64)[:, :2, :, 0]  # the half that is encoded
@@ -51,7 +52,7 @@ def test_discrete_latents_are_told_apart(context):
 
 def test_likelihood_means_are_those_of_numpy(context):
     entries = likelihood(context._replace(n=10))
-    nats = context.dataset.x_test[:10].astype(np.float64).sum((1, 2, 3)) / 100
+    nats = context.real("test", 10)[0].astype(np.float64).sum((1, 2, 3)) / 100
     for name, factor, kind in (("elbo", 1, "bound"), ("twice", 2, "exact")):
         for unit, scale in (("nats", 1), ("bits_per_dim", 1 / (16 * np.log(2)))):
             entry = entries[f"{name}_{unit}"]
@@ -62,3 +63,12 @@ def test_likelihood_means_are_those_of_numpy(context):
 
 def test_standard_error_of_one_value_is_unknown():
     assert mean_and_stderr(np.array([3.0])) == {"value": 3.0, "stderr": None}
+
+
+@pytest.mark.parametrize(
+    "options, reason",
+    [({"scale": 0}, "scale is 0"), ({"scale": "no"}, "scale is 'no'"), ({"k": 1}, "no likelihood option 'k'")],
+)
+def test_options_of_likelihoods_that_make_no_sense_are_refused(context, options, reason):
+    with pytest.raises(InputError, match=reason):
+        likelihood(context._replace(n=2, likelihood_options=options))

@@ -155,7 +155,7 @@ def test_unknown_sampling_option_is_one_line(context):
 
 def test_images_that_cannot_be_drawn_are_refused(context):
     dataset = context.dataset._replace(image_shape=(4, 4, 4))
-    with pytest.raises(InputError, match="toy has no picture of its data"):
+    with pytest.raises(InputError, match="toy has no picture"):
         tasks.evaluate(("samples",), context._replace(dataset=dataset))
 
 
@@ -183,3 +183,12 @@ def test_help_has_a_line_for_each_task():
 
 def test_reading_no_file_gives_no_results(tmp_path):
     assert results.read(tmp_path / "results.json") == {"metrics": {}, "pictures": {}}
+
+
+def test_all_does_without_what_one_test_image_cannot_do(context):
+    one = context._replace(dataset=context.dataset._replace(x_test=context.dataset.x_test[:1]))
+    written = tasks.evaluate(("all",), one)
+    assert written["skipped"]["interpolation"] == "the test split has 1 examples, 2 are needed"
+    assert {"samples.png", "reconstructions.png"} <= set(written["pictures"])
+    with pytest.raises(InputError, match="the test split has 1 images"):
+        tasks.evaluate(("interpolation",), one)

@@ -185,7 +185,7 @@ def weights(monkeypatch):
 
 def images(height, width, channels, labels=True):
     x, y = np.zeros((4, height, width, channels), np.uint8), np.zeros(4, np.int32)
-    return Dataset("blank", x, y if labels else None, x, y if labels else None, ("0",) if labels else None)
+    return Dataset("blank", x, y if labels else None, x, y if labels else None, ("0", "1") if labels else None)
 
 
 def test_colour_images_of_some_size_are_seen_through_inception(weights, no_training):
@@ -207,6 +207,7 @@ def test_inception_if_asked_for(weights, digits):
     ("extractor", "data", "message"),
     [
         ("auto", images(8, 8, 1, labels=False), "no classifier can be trained on blank without labels"),
+        ("auto", images(8, 8, 1)._replace(class_names=("0",)), "blank has one class, of which nothing can be learnt"),
         ("classifier", None, "no classifier can be trained on images alone"),
         ("inception700", None, "no tap of 700 features; it has 64, 192, 768, 2048"),
         ("incepton", None, "unknown eval.extractor 'incepton'; give auto, inception"),

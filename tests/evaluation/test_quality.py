@@ -60,8 +60,8 @@ def test_the_distance_is_that_of_the_samples_features(judged, toy):
 
 def test_the_floor_is_that_of_real_images_of_the_other_split(judged):
     floor = quality(judged, n=70)["frechet_halves_70_train_floor"]
-    assert floor["value"] == pytest.approx(distance(judged.dataset.x_test[:70], judged.dataset.x_train), rel=1e-4)
-    assert floor["weights"] is None and floor["real"] == "noise test"
+    assert floor["value"] == pytest.approx(distance(judged.real("test", 70)[0], judged.dataset.x_train), rel=1e-4)
+    assert floor["weights"] is None and floor["real"] == "noise test (70 at random)"
 
 
 def test_the_reference_may_be_the_test_split(judged, toy):

@@ -43,7 +43,7 @@ def test_errors_do_not_depend_on_batch_size(context):
 def test_picture_alternates_rows(context):
     reconstructions(context._replace(n=10))
     shown = tiles_of(context.out / "reconstructions.png", 4, 8)
-    x = context.dataset.x_test[:10]
+    x, _ = context.real("test", 10)
     below = images.to_uint8(rebuilt(x))[..., 0]
     np.testing.assert_array_equal(shown[0], x[:8, ..., 0])
     np.testing.assert_array_equal(shown[1], below[:8])

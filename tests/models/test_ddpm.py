@@ -140,12 +140,13 @@ def test_the_paper_network_adapts_to_the_image_size(image_shape, levels):
     assert image_shape != (32, 32, 3) or count(params) == 35_746_307
 
 
-def test_variance_of_the_model_is_the_default_of_the_sampler(variables):
-    def program(of_model, **options):
-        sample = ddpm.make((4, 4, 1), variance=of_model, **TINY).sample
+def test_variance_of_the_model_is_the_default_of_the_sampler_and_the_papers_that_of_the_model(variables):
+    def program(hparams, **options):
+        sample = ddpm.make((4, 4, 1), **TINY, **hparams).sample
         return str(jax.make_jaxpr(partial(sample, steps=5, **options))(variables, jax.random.split(jax.random.key(9), 2)))
 
-    assert program("fixed_small") == program("fixed_large", variance="fixed_small") != program("fixed_large")
+    small, large = ({"variance": variance} for variance in ("fixed_small", "fixed_large"))
+    assert program(small) == program(large, **small) != program(large) == program({})
 
 
 def test_nfe(model):

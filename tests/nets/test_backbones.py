@@ -103,7 +103,9 @@ def test_the_clock_is_the_models_choice_unless_it_is_set():
     [
         ({"name": "vit"}, (8, 8, 1), "unknown network 'vit'; choose mlp, refinenet, unet"),
         ({"name": "unet", "depth": 3}, (8, 8, 1), "network 'unet': .*'depth'"),
-        ({"name": "unet", "channels": 0}, (8, 8, 1), "channels is 0; give a whole number of at least 1"),
+        ({"name": "refinenet", "channels": 0}, (8, 8, 1), "channels is 0; give a whole number of at least 1"),
+        ({"name": "unet", "channels": 5}, (8, 8, 1), "channels is 5; give a whole number that is even and at least 4"),
+        ({"name": "mlp", "channels": 2}, (2,), "channels is 2; give a whole number that is even and at least 4"),
         ({"name": "unet", "dropout": 1.0}, (8, 8, 1), r"dropout is 1.0; give a number in \[0, 1\)"),
         ({"name": "unet", "clock": "sundial"}, (8, 8, 1), "clock is 'sundial'"),
         ({"name": "unet", "channel_multipliers": (1, 2, 2)}, (6, 6, 1), "6x6 cannot be halved 2 times"),

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from gm_jax.errors import InputError
-from gm_jax.nets.refinenet import InstanceNormPlus, RefineBlock, RefineNet, ResidualBlock, level_weights
+from gm_jax.nets.refinenet import InstanceNormPlus, RefineBlock, RefineNet, ResidualBlock, level_weights, resize_aligned
 
 SMALL = {"out_channels": 1, "channels": 4, "channel_multipliers": (1, 2), "num_res_blocks": 1}
 
@@ -44,8 +44,8 @@ def test_mnist_network_has_the_parameters_of_the_authors_code():
 def test_only_the_first_stage_runs_at_full_resolution_and_later_ones_see_further():
     """The receptive field of the last stage's block: 2 convolutions of dilation 4 on a grid of half the size."""
     x, levels = jnp.zeros((1, 16, 16, 2)), jnp.ones((1, 1))
-    halved, _ = shapes(ResidualBlock(2, down=True, dilation=1, dtype=jnp.float32), x, levels)
-    kept, _ = shapes(ResidualBlock(2, down=True, dilation=4, dtype=jnp.float32), x, levels)
+    halved, _ = shapes(ResidualBlock(2, down=True, dilation=1, authors=False, dtype=jnp.float32), x, levels)
+    kept, _ = shapes(ResidualBlock(2, down=True, dilation=4, authors=False, dtype=jnp.float32), x, levels)
     assert halved.shape == (1, 8, 8, 2) and kept.shape == (1, 16, 16, 2)
     sizes = {name: layer.shape for name, layer in outputs_of_stages().items()}
     assert sizes == {"stage0_block0": (1, 8, 8, 4), "stage1_block0": (1, 4, 4, 8), "stage2_block0": (1, 4, 4, 8)}
@@ -71,17 +71,27 @@ def test_level_weights_are_one_hot_at_levels_and_linear_between():
     np.testing.assert_allclose(weights, [[1, 0, 0], [0, 0, 1], [0, 0.75, 0.25], [1, 0, 0], [0, 0, 1]])
 
 
-def test_instance_norm_plus_equals_the_papers_formula():
+@pytest.mark.parametrize("authors", [False, True])
+def test_instance_norm_plus_equals_the_papers_formula(authors):
+    """The authors' code divides the variance of the channels' means by their number less one."""
     x = 2 * jax.random.normal(jax.random.key(0), (2, 4, 3, 5)) + jnp.arange(5.0)
-    norm = InstanceNormPlus()
+    norm = InstanceNormPlus(authors)
     variables = random_weights(norm, x, jnp.ones((2, 3)))
     gamma, delta, beta = (np.asarray(variables["params"][name], np.float64) for name in ("gamma", "delta", "beta"))
     out = norm.apply(variables, x, level_weights(jnp.array([2.0, 0.0]), 3))
     for image, level, normalised in zip(np.asarray(x, np.float64), (2, 0), out, strict=True):
         mean, std = image.mean((0, 1)), image.std((0, 1))
-        m = (mean - mean.mean()) / mean.std()
+        m = (mean - mean.mean()) / mean.std(ddof=authors)
         expected = gamma[level] * ((image - mean) / std + delta[level] * m) + beta[level]
         np.testing.assert_allclose(normalised, expected, atol=1e-4)
+
+
+@pytest.mark.parametrize(("size", "new"), [((3, 4), (6, 8)), ((2, 2), (5, 3)), ((4, 4), (4, 4)), ((1, 3), (2, 3))])
+def test_aligned_interpolation_keeps_the_corners_and_what_is_linear(size, new):
+    ramp = lambda h, w: np.linspace(0, 1, h)[:, None] + 3 * np.linspace(-1, 1, w)[None]  # noqa: E731
+    out = resize_aligned(jnp.float32(ramp(*size))[None, :, :, None], (1, *new, 1))[0, :, :, 0]
+    expected = ramp(*new) if size[0] > 1 else np.tile(ramp(*size), (2, 1))  # a single row is repeated
+    np.testing.assert_allclose(out, expected, atol=1e-6)
 
 
 def test_instance_norm_plus_starts_near_the_identity_map_and_keeps_relative_means():
@@ -112,7 +122,7 @@ def test_without_levels_the_level_is_ignored(inputs):
 
 def test_refinement_is_normalised_and_pooled_by_mean_only_where_the_level_is_known():
     """With all convolutions but the pooled ones silent, the output is elu(x) plus the pooled pixel."""
-    block, levels = RefineBlock(1, 1, conditional=False, dtype=jnp.float32), jnp.ones((1, 1))
+    block, levels = RefineBlock(1, 1, conditional=False, authors=False, dtype=jnp.float32), jnp.ones((1, 1))
     x = jnp.zeros((1, 7, 7, 1)).at[0, 3, 3].set(1.0)
     params = jax.tree.map(lambda w: jnp.zeros(w.shape), shapes(block, [x], levels)[1]["params"])
     assert not any("norm" in name for name in params)
@@ -126,7 +136,7 @@ def test_refinement_is_normalised_and_pooled_by_mean_only_where_the_level_is_kno
 
 def test_refinement_merges_a_coarser_map_at_the_finer_resolution():
     fine, coarse, levels = jnp.zeros((2, 8, 8, 4)), jnp.zeros((2, 4, 4, 6)), jnp.ones((2, 3))
-    out, _ = shapes(RefineBlock(5, 3, conditional=True, dtype=jnp.float32), [fine, coarse], levels)
+    out, _ = shapes(RefineBlock(5, 3, conditional=True, authors=False, dtype=jnp.float32), [fine, coarse], levels)
     assert out.shape == (2, 8, 8, 5)
 
 

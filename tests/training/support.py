@@ -10,9 +10,9 @@ import time
 import jax
 import numpy as np
 
-from configs.common import base
 from gm_jax import experiment
 from gm_jax.build import build_model, resolve
+from gm_jax.cli.presets import base
 from gm_jax.training import workdirs
 from gm_jax.training.checkpoints import Checkpoints
 from gm_jax.training.optimizers import build_optimizers

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from configs.common import base
+from gm_jax.cli.presets import base
 from gm_jax.core import Batch, Model, Objective, Variables
 from gm_jax.data.feed import batch_rows
 from gm_jax.errors import InputError

@@ -180,3 +180,13 @@ def test_a_resumed_run_keeps_the_events_of_the_first(tmp_path, points):
     config["train"]["steps"] = 10
     experiment.train(config, tmp_path / "run")
     assert {step for step, tag in read_events(tmp_path / "run/tensorboard") if tag == "critic/loss"} == {5, 10}
+
+
+def test_a_held_out_loss_that_cannot_be_computed_is_left_out(tmp_path, capsys):
+    """MMD needs two images, the test split has one: the run ends, is saved, and may go on."""
+    images = np.random.default_rng(0).integers(0, 256, (41, 8, 8, 1), dtype=np.uint8)
+    np.savez(tmp_path / "one.npz", x_train=images[:40], x_test=images[40:])
+    model = {"name": "mmd_vae", "latent_dim": 2, "network": {"name": "mlp", "width": 8}}
+    run = {"steps": 4, "batch_size": 8, "heldout_every": 2, "checkpoint_every": 2}
+    assert train(settings(model, f"arrays:{tmp_path / 'one.npz'}", **run), tmp_path / "run")[".step"] == 4
+    assert "step 2: no held-out loss of mmd_vae (the unbiased MMD needs at least 2 examples" in capsys.readouterr().out

@@ -8,7 +8,7 @@ import numpy as np
 import optax
 import pytest
 
-from configs.common import base
+from gm_jax.cli.presets import base
 from gm_jax.core import Model, Objective
 from gm_jax.errors import InputError
 from gm_jax.training import learning

@@ -8,8 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from configs.common import base
 from gm_jax import experiment
+from gm_jax.cli.presets import base
 from gm_jax.core import Batch, Model, Variables
 from gm_jax.errors import InputError
 from gm_jax.images import to_float, to_uint8

@@ -1,11 +1,14 @@
 """A work directory belongs to one run: another one, foreign files and damaged records are refused, and nothing is written."""
 
 import json
+import shutil
 
+import numpy as np
 import pytest
 
 from gm_jax.errors import InputError
 from gm_jax.system import provenance
+from gm_jax.system.locks import locked
 from gm_jax.training import loop, workdirs
 from tests.training.support import BATCHNORM, assert_identical, leaves, listing, metrics, settings, train, write_points
 
@@ -45,9 +48,9 @@ def test_another_config_is_refused_by_its_first_differing_field(run):
 def test_other_data_are_refused(run, tmp_path):
     config, workdir = run
     digits = changed(config, "data", name="digits")
-    assert "data.name is 'arrays:" in refusal(digits, workdir)
+    assert "data.name is 'arrays' there and 'digits' here" in refusal(digits, workdir)
     other = workdirs.read(workdir)._replace(train_images=99)  # the same file with other content
-    message = r"100 images of shape \(1, 1, 2\) with None classes, the data now has 99, \(1, 1, 2\) and None"
+    message = r"100 examples of shape \(1, 1, 2\), the data now has 99 of \(1, 1, 2\)"
     with pytest.raises(InputError, match=message):
         workdirs.check(workdir, other)
 
@@ -70,7 +73,9 @@ def test_foreign_files_are_refused(run, tmp_path):
     config, _ = run
     (tmp_path / "thesis").mkdir()
     (tmp_path / "thesis/chapter1.tex").write_text("dear")
-    assert "holds files but no config.json, so it is not a work directory" in refusal(config, tmp_path / "thesis")
+    assert "holds files (chapter1.tex) but no config.json, so it is not a work directory" in refusal(
+        config, tmp_path / "thesis"
+    )
     assert "is a file; choose another --workdir" in refusal(config, tmp_path / "thesis/chapter1.tex")
 
 
@@ -112,3 +117,37 @@ def test_the_digest_depends_on_paths_and_values():
     same, renamed, other = dict(tree), {"a": [1.0, 2.0], "c": [3.0]}, {"a": [1.0, 2.5], "b": [3.0]}
     assert provenance.digest(tree) == provenance.digest(same)
     assert len({provenance.digest(t) for t in (tree, renamed, other)}) == 3
+
+
+def test_a_second_process_in_the_same_directory_ends_at_once(run, tmp_path):
+    config, workdir = run
+    shutil.copytree(workdir, tmp_path / "run")
+    before = leaves(tmp_path / "run")
+    with locked(tmp_path / "run/.lock"), pytest.raises(InputError, match="another process trains in .*run; wait for it"):
+        train(config | {"train": config["train"] | {"steps": 9}}, tmp_path / "run")
+    assert_identical(leaves(tmp_path / "run"), before)
+    assert not (tmp_path / "new").exists()
+    with pytest.raises(InputError):
+        train(config | {"train": config["train"] | {"init_from": "params=nowhere:ema"}}, tmp_path / "new")
+    assert not (tmp_path / "new").exists()  # a refused run leaves no lock behind
+
+
+def test_a_scheduler_may_have_written_its_logs_there(run, tmp_path):
+    config, workdir = run
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run/slurm-17.out").write_text("hello")
+    assert_identical(train(config, tmp_path / "run"), leaves(workdir))
+
+
+def test_data_are_held_to_their_content_and_not_to_their_path(tmp_path):
+    config = settings(BATCHNORM, write_points(tmp_path), steps=2)
+    train(config, tmp_path / "run")
+    assert workdirs.read(tmp_path / "run").config["data"]["name"] == f"arrays:{(tmp_path / 'points.npz').absolute()}"
+    (tmp_path / "moved").mkdir()
+    moved = shutil.copy(tmp_path / "points.npz", tmp_path / "moved/other.npz")
+    longer = config | {"data": config["data"] | {"name": f"arrays:{moved}"}, "train": config["train"] | {"steps": 3}}
+    train(longer, tmp_path / "run")
+    with np.load(moved) as data:
+        np.savez(tmp_path / "changed.npz", x_train=data["x_train"], x_test=data["x_test"][::-1])
+    changed = longer | {"data": config["data"] | {"name": f"arrays:{tmp_path / 'changed.npz'}"}}
+    assert "was trained on other data of the same size" in refusal(changed, tmp_path / "run")

@@ -1,4 +1,5 @@
-"""Where configs begin: the fields that every experiment has, with their defaults (gm_jax/defaults.py says what they mean).
+"""What config files are made with: `base`, the fields that every experiment has and their defaults (gm_jax/defaults.py), `own`
+and `with_preset`.
 
 A config states what differs from them and from the defaults of its model's `make`.
 """

@@ -1,0 +1,54 @@
+"""docs/parity.md from the lines that `record` has written: `python tests/parity/page.py build/parity.jsonl docs/parity.md`."""
+
+import json
+import sys
+from pathlib import Path
+
+PACKAGES = {"diffusers", "prdc", "pytorch-fid", "scikit-image", "torch-fidelity", "vector-quantize-pytorch"}
+
+HEAD = """\
+# Parity with independent implementations
+
+The same inputs, weights and noise, given to this project and to packages that others have written. "Largest difference" is over
+all numbers that were compared, in the units of the result, or relative to the largest number of each array where it says so;
+"agrees to" is what the test demands. Written by `make parity`.
+
+| what | peer (version) | inputs | largest difference | agrees to |
+| --- | --- | --- | --- | --- |
+"""
+
+FOOT = """
+To repeat it, run `make parity`: it installs the peers (the extra `parity`; PyTorch is among them), runs `tests/parity` and
+writes this page. `python -m pytest tests/parity` runs the comparisons alone, those with packages that are installed. Inputs and
+weights come from named NumPy generators (`tests/parity/recipes.py`, `tests/weights.py`), so nothing is downloaded. A few
+numbers of the peers on small inputs are in `tests/golden/parity_*.json`, and every run of the tests compares with them, without
+the peers; `GM_JAX_PARITY_WRITE=1 python -m pytest tests/parity/test_goldens_live.py` asks the peers for them again.
+
+What differs on purpose: diffusers' `DDPMScheduler` adds noise in the last step, too, where fewer steps than the chain's make
+that start above node 1; samplers here never do, and the comparison sets that noise to zero. diffusers' DDIM, unless told, keeps
+the eps that belonged to x0 before it was clipped; here eps always fits the clipped x0. The schedulers' tables are float32; for
+the comparison they are made float64. torch-fidelity draws the subsets of KID and the order of the images of an inception score
+from another generator; the comparison gives both the same. In precision and recall points on the edge of a ball count as inside
+here and in torch-fidelity, not in prdc. torch-fidelity's resize computes positions in float32; here they are float64.
+"""
+
+
+def page(lines: list[dict]) -> str:
+    """The page, a row a comparison, by package. Raises SystemExit where a peer is not among them or a comparison failed."""
+    if missing := PACKAGES - {line["package"] for line in lines}:
+        raise SystemExit(f"nothing was compared with {', '.join(sorted(missing))}; install the extra parity")
+    if failed := [line["what"] for line in lines if line["difference"] > line["tolerance"]]:
+        raise SystemExit(f"these did not agree: {', '.join(failed)}")
+    return HEAD + "".join(map(_row, sorted(lines, key=lambda line: (line["package"], line["what"], line["inputs"])))) + FOOT
+
+
+def _row(line: dict) -> str:
+    unit = " relative" if line["relative"] else ""
+    peer = f"{line['package']} ({line['version']}) `{line['function']}`"
+    difference, tolerance = (f"{line[name]:.1e}{unit}" if line[name] else "0" for name in ("difference", "tolerance"))
+    return f"| {line['what']} | {peer} | {line['inputs']} | {difference} | {tolerance} |\n"
+
+
+if __name__ == "__main__":
+    records, target = map(Path, sys.argv[1:])
+    target.write_text(page([json.loads(line) for line in records.read_text().splitlines()]))
