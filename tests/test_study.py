@@ -68,7 +68,7 @@ def test_every_model_has_its_turn_once(tmp_path, capsys):
     train, everything, quality, report = found[:4]
     assert "--config.train.proxy_every=2" in train and "--config.seed=1" in train
     assert everything[-2:] == ["--tasks=all", "--config.eval.n=9"]  # no seed: eval.py takes what it finds in the run
-    assert quality[-3:] == ["--tasks=quality", "--config.eval.n=9", "--config.eval.sample.steps=5"]
+    assert quality[-3:] == ["--tasks=quality,cost", "--config.eval.n=9", "--config.eval.sample.steps=5"]
     assert str(tmp_path / "a") in report and str(tmp_path / "b") not in report
     out = capsys.readouterr().out
     assert "step 20 of 20" in out and "fid1k_train 3, elbo 3 bits/dim" in out

@@ -8,7 +8,10 @@ import jax
 from gm_jax.core import PyTree
 from gm_jax.training.learning import TrainState
 
-HINT = "raise train.accum (microbatches), lower train.batch_size, set model.network.remat=True where the model has it, or parallel=fsdp"
+HINT = (
+    "raise train.accum (microbatches), lower train.batch_size, set model.network.remat=True where the network has it, "
+    "or parallel=fsdp"
+)
 
 
 class Memory(NamedTuple):

@@ -46,7 +46,7 @@ def make_run(tmp_path):
             "data": {"name": data, "dir": "/private"},
             "train": {"batch_size": 50, "steps": 200},
         }
-        record = workdirs.Record(config, (8, 8, 1), 10, 1000, 4532, {}, "1 x cpu (2 cores)", {"jax": "0.10.2"})
+        record = workdirs.Record(config, (8, 8, 1), 10, None, 1000, "", 4532, {}, "1 x cpu (2 cores)", {"jax": "0.10.2"})
         workdirs.write(workdir, record)
         lines = log or [
             {"step": 100, f"{model}/loss": 9.0, "steps_per_second": 10.0},  # 10 s
