@@ -140,7 +140,9 @@ def _compare(config: Mapping[str, Any], flags: argparse.Namespace) -> None:
 
     out = pathlib.Path(flags.out).expanduser() if flags.out else None
     if out is not None:
-        write_atomically(out, b"")  # which fails now, and not after the work
+        trial = out.with_name(f".{out.name}.trial")
+        write_atomically(trial, b"")  # which fails now, and not after the work
+        trial.unlink()
     with Stages() as stages:
         found = compare.compare(flags.images, flags.reference, config["eval"], config["data"]["dir"], stages.stage)
     line = json.dumps(found, allow_nan=False)

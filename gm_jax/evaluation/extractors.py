@@ -120,7 +120,7 @@ def trained_classifier(dataset: Dataset | None) -> Path:
             f"{dataset.name} has one class, of which nothing can be learnt; set eval.extractor to another: {CHOICES}"
         )
     config = classifier_config(dataset.name)
-    essence = repr([*workdirs.flatten({**config, "eval": {}})])
+    essence = repr([workdirs.FORMAT, *workdirs.flatten({**config, "eval": {}})])
     key = provenance.digest((dataset.x_train, dataset.y_train, essence))[:16]
     folder = cache_dir("classifiers") / f"{_slug(dataset.name)}-{key}"
     unfinished, lock = folder.with_suffix(".unfinished"), folder.with_suffix(".lock")

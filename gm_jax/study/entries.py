@@ -67,6 +67,8 @@ STUDIES: dict[str, tuple[Entry, ...]] = {
             samplings=({"eval.sample.inner_steps": 1, "eval.sample.epsilon": 1.07e-3}, *_ddim(20)),
         ),
         Entry("ddpm", "ddpm:digits", samplings=_ddim(10, 25, 50)),
+        Entry("vae-conditional", "vae:digits_conditional"),
+        Entry("ddpm-conditional", "ddpm:digits_conditional", samplings=({"eval.sample.guidance_scale": 2.0}, *_ddim(50))),
     ),
     "tiny": (
         Entry("vae", "vae:tiny"),

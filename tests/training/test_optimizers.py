@@ -154,6 +154,14 @@ def test_warmup_is_part_of_the_window_and_horizon_replaces_it():
     np.testing.assert_allclose(got, cosine(np.arange(10), 8), atol=1e-7)
 
 
+def test_horizon_and_warmup_are_steps_of_the_run_however_rarely_an_objective_updates():
+    often, rare = Objective("critic", None, "critic"), Objective("generator", None, "generator", every=5)
+    optimizers = descent(often, rare, schedule="linear", horizon=100, warmup_steps=20)
+    critic, generator = rates(optimizers["critic"], 100), rates(optimizers["generator"], 20)
+    np.testing.assert_allclose(generator[4:], critic[20::5], rtol=1e-5, atol=1e-7)  # the same rate at the same step
+    np.testing.assert_allclose(generator[:4], RATE * np.arange(1, 5) / 4, rtol=1e-6)
+
+
 def test_a_schedule_without_an_end_is_refused():
     with pytest.raises(InputError, match="'linear' of 'only' needs a length; set optimizer.horizon"):
         build(schedule="linear")
@@ -201,3 +209,20 @@ def test_bad_settings_are_one_clear_line(settings, message):
     with pytest.raises(InputError, match=message) as error:
         build(**settings)
     assert "\n" not in str(error.value)
+
+
+def test_two_averages_of_the_same_parameters_are_refused():
+    whole, part = Objective("whole", None), Objective("part", None, "net/decoder")
+    other = Objective("other", None, "net/encoder")
+    assert set(build(part, other, ema_decay=0.9)) == {"part", "other"}
+    for objectives in ((whole, part), (Objective("net", None, "net"), part)):
+        with pytest.raises(InputError, match="would both average the parameters of net"):
+            build(*objectives, ema_decay=0.9)
+    assert set(build(whole, part, ema_decay=0.9, part={"ema_decay": 0.0})) == {"whole", "part"}
+
+
+def test_an_objective_that_shares_an_optimizer_has_none_of_its_own():
+    critic, penalty = Objective("critic", None, "critic"), Objective("r1", None, "critic", every=16, optimizer="critic")
+    assert set(build(critic, penalty, ema_decay=0.9)) == {"critic"}
+    with pytest.raises(InputError, match="optimizer.r1 names no objective"):
+        build(critic, penalty, r1={"learning_rate": 1.0})

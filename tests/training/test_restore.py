@@ -167,6 +167,15 @@ def test_graft_shapes_must_agree(source):
     one_line(error)
 
 
+def test_a_part_with_settings_of_its_own_must_come_from_a_model_of_just_those(source):
+    """Equal shapes may hide another function."""
+    student = fresh(toy_student.make(SHAPE))
+    spec, settings = {"state/teacher": f"{source[0]}/run:ema"}, {"name": "tests.toys.toy_two_stage", "latent": 2, "switch": 3}
+    graft(student, spec, {"name": "tests.toys.toy_student", "teacher": settings})
+    with pytest.raises(InputError, match="its switch is 7 here and 3 in the source"):
+        graft(student, spec, {"name": "tests.toys.toy_student", "teacher": settings | {"switch": 7}})
+
+
 def test_init_from_is_written_as_a_dict_or_as_text():
     parsed = {"state/teacher": "runs/a:ema", "params/encoder": "runs/b:raw/encoder"}
     assert parse_init_from(parsed) == parsed
