@@ -6,7 +6,7 @@ these, `denoising_model` makes its `Model`. One whose loss is another takes `mak
 
 from collections.abc import Callable, Mapping
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, get_type_hints
 
 import jax
 import jax.numpy as jnp
@@ -19,6 +19,7 @@ from gm_jax.diffusion.losses import DrawTime, Weight, denoising_loss
 from gm_jax.diffusion.paths import Denoiser, Path, Time, coefficients, log_snr
 from gm_jax.diffusion.predictions import Prediction, named, to_x0
 from gm_jax.errors import InputError
+from gm_jax.settings import Count, convert
 
 # what a network is told of the time: (path, t) -> number
 CLOCKS: dict[str, Callable[[Path, Time], Array]] = {
@@ -83,6 +84,15 @@ def make_predictor(
     return Predictor(init, answer, denoiser)
 
 
+def typed(sampler: Callable[..., samplers.Sampler] | None, options: Mapping[str, Any]) -> dict[str, Any]:
+    """Options of sampling in their proper types, as the sampler's signature has them. Raises InputError for others."""
+    function = sampler.func if isinstance(sampler, partial) else sampler
+    hints = {"steps": Count, "spacing": str, "sampler": str} | (
+        get_type_hints(function, include_extras=True) if function else {}
+    )
+    return {name: convert(value, hints.get(name, Any), name) for name, value in options.items()}
+
+
 def denoising_model(
     name: str,
     image_shape: tuple[int, ...],
@@ -123,16 +133,17 @@ def denoising_model(
     clip_x0 = clip_x0 and len(image_shape) == 3
 
     def plan(guidance_scale: float = 1.0, **options: Any) -> samplers.Plan:
-        if guidance_scale != 1.0 and not (num_classes and label_dropout):
-            raise InputError(f"guidance_scale={guidance_scale} needs a conditional model that was trained with label_dropout")
         sampler = options.get("sampler", sampling["sampler"])
         spacing = ode_spacing if sampler in samplers.ODE_SOLVERS else sampling["spacing"]
-        asked = {**sampling, "spacing": spacing, **{key: value for key, value in options.items() if value is not None}}
+        given = {key: value for key, value in options.items() if value is not None}
         try:
-            made = samplers.plan(path, dict(choices), **asked)
+            guided = convert(guidance_scale, float, "guidance_scale") != 1.0
+            made = samplers.plan(path, dict(choices), **{**sampling, "spacing": spacing, **typed(choices.get(sampler), given)})
         except (TypeError, ValueError) as error:
             raise InputError(f"sampling {name}: {error}") from None
-        return made if guidance_scale == 1.0 else made._replace(nfe=2 * made.nfe)
+        if guided and not (num_classes and label_dropout):
+            raise InputError(f"guidance_scale={guidance_scale} needs a conditional model that was trained with label_dropout")
+        return made._replace(nfe=2 * made.nfe) if guided else made
 
     def init(key: Key, batch: Batch) -> Variables:
         return Variables({"network": predictor.init(key, batch.x)})

@@ -119,3 +119,25 @@ def test_ode_solvers_leave_no_noise_on_data_of_a_single_point(make, sampler, mon
         left[spacing] = 127.5 * jnp.abs(end - point).max()  # grey levels
     assert left[None] < 0.05
     assert left["nodes"] > 1
+
+
+@pytest.mark.parametrize(
+    ("options", "reason"),
+    [
+        ({"steps": 10.0}, "steps is 10.0; give a whole number"),
+        ({"steps": "ten"}, "steps is 'ten'"),
+        ({"sampler": "ddim", "eta": "no"}, "eta is 'no'; give a number"),
+        ({"guidance_scale": "strong"}, "guidance_scale is 'strong'"),
+    ],
+)
+def test_options_of_another_type_are_one_clear_line(options, reason):
+    with pytest.raises(InputError, match=reason):
+        conditional()[0].nfe(**options)
+
+
+def test_words_are_no_switches():
+    """Else "no" would count as true."""
+    model = ncsn.make((4, 4, 1), levels=3, network={"name": "unet", "channels": 8, "channel_multipliers": (1,)})
+    with pytest.raises(InputError, match="denoise is 'no'; give true or false"):
+        model.nfe(denoise="no")
+    assert model.nfe(denoise=True) == model.nfe() + 1

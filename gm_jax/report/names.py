@@ -20,6 +20,10 @@ MEANINGS = {
     r"fid(?=\d)": Meaning(QUALITY, "Fréchet distance of Inception features", "lower", True),
     r"frechet_": Meaning(QUALITY, "Fréchet distance of features", "lower", True),
     r"intra_(fid|frechet)": Meaning(QUALITY, "mean Fréchet distance within a class", "lower"),
+    r"histogram_distance": Meaning(QUALITY, "total variation distance to the exact density", "lower", True),
+    r"modes_found": Meaning(QUALITY, "modes found", "higher", True),
+    r"high_quality": Meaning(QUALITY, "share of samples at a mode", "higher", True),
+    r"class_accuracy": Meaning(QUALITY, "share of samples that show the class asked for", "higher"),
     r"kid(?=[_\d])": Meaning(QUALITY, "kernel distance", "lower"),
     r"is(?=[_\d])": Meaning(QUALITY, "inception score", "higher"),
     r"precision": Meaning(QUALITY, "precision", "higher", True),
@@ -50,7 +54,7 @@ MEANINGS = {
 }
 OTHER = Meaning("other", "")
 FLOOR = "_floor"  # ends the name of what real images get under the protocol that the rest of the name says
-DISTANCE = re.compile(r"(fid|frechet)[_\d]")
+DISTANCE = re.compile(r"(fid|frechet)[_\d]|histogram_distance_")
 
 
 def meaning(name: str) -> Meaning:
@@ -66,7 +70,7 @@ def order(name: str) -> tuple[int, int, str]:
 
 
 def is_distance(name: str) -> bool:
-    """Is it a Fréchet distance of samples?"""
+    """Is it a distance of samples to the data: Fréchet's, or of points to their density?"""
     return bool(DISTANCE.match(name)) and not name.endswith(FLOOR)
 
 

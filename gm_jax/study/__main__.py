@@ -49,7 +49,7 @@ def _study(argv: Sequence[str]) -> int:
     flags, overrides = parse(_parser(), argv)
     chosen = entries.find(flags.models, flags.preset)
     settings = {entry.name: entries.resolve(entry, overrides) for entry in chosen}
-    directory = pathlib.Path(flags.workdir or f"runs/study-{flags.preset}").absolute()
+    directory = pathlib.Path(flags.workdir or f"runs/study-{flags.preset}").expanduser().absolute()
     if directory.is_file():
         raise InputError(f"{directory} is a file; choose another --workdir")
     with processes.alone_in(directory) as lock, _stopping():

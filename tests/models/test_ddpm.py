@@ -163,7 +163,7 @@ def test_nfe(model):
         ({"sampler": "ddim", "variance": "fixed_small"}, "no option 'variance'"),
         ({"variance": "learned"}, "known: fixed_large, fixed_small"),
         ({"steps": 31}, "take fewer steps"),
-        ({"steps": 0}, "at least one step"),
+        ({"steps": 0}, "steps is 0; give a whole number of at least 1"),
         ({"spacing": "cubic"}, "unknown spacing"),
         ({"times": (31.0,)}, "between t_max = 30 and 0"),
         ({"step": 10}, "no option 'step'.*sampler, steps, spacing, times, variance"),
