@@ -61,7 +61,7 @@ def of_ddpm(name, dtype):
 def of_ncsn(name, dtype):
     settings = SETTINGS[name]
     model = ncsn.make(SHAPE, dtype, network=REFINENET, **settings)
-    net = backbone(REFINENET, SHAPE, dtype, settings["levels"] if settings["conditional"] else None)
+    net = backbone(REFINENET, SHAPE, dtype, num_levels=settings["levels"] if settings["conditional"] else None)
     prediction = "scaled_score" if settings["divide_by_sigma"] else "score"
     predictor = make_predictor(model.diffusion.path, net, prediction, "index" if settings["conditional"] else "none")
     weight = lambda c: SHAPE[0] * SHAPE[1] / 2 * (c.sigma**0 if settings["divide_by_sigma"] else c.sigma**2)  # noqa: E731

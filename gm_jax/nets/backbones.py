@@ -1,9 +1,11 @@
 """The networks that a denoiser may have, by name, all called alike.
 
-The keyword arguments of a function here are the fields of a section `network` of a config. `clock` names what the network is
-told of the time (`denoising.CLOCKS`); "auto" leaves that to the model.
+The keyword arguments of a function here are the fields of a section `network` of a config; what stands before them is what its
+model says (`backbone`). `clock` names what the network is told of the time (`denoising.CLOCKS`); "auto" leaves that to the
+model.
 """
 
+import inspect
 from collections.abc import Callable, Mapping
 from typing import Annotated, Any, Literal
 
@@ -48,7 +50,7 @@ def unet(
 def refinenet(
     image_shape: tuple[int, ...],
     dtype: jnp.dtype,
-    num_levels: int | None,
+    num_levels: int | None = None,
     *,
     channels: Count = 128,
     channel_multipliers: tuple[Count, ...] = (),
@@ -91,19 +93,20 @@ def find(name: str) -> Callable[..., Network]:
     return choose(BACKBONES, name, "network")
 
 
-def backbone(
-    settings: Mapping[str, Any], image_shape: tuple[int, ...], dtype: Any = jnp.float32, num_levels: int | None = None
-) -> Network:
+def backbone(settings: Mapping[str, Any], image_shape: tuple[int, ...], dtype: Any = jnp.float32, **told: Any) -> Network:
     """The network that a section {"name": "unet", "channels": 128, ...} describes, for data of this shape.
 
-    `num_levels`: how many noise levels its model tells it apart, by index; None: it is told any time, or none. Raises
-    InputError for an unknown name, for settings that it has not, and for images that it cannot halve.
+    told: what the network's function takes of
+      num_levels: how many noise levels its model tells it apart, by index; None: it is told any time, or none.
+      num_classes: how many of the condition's entries are a one-hot label, the first ones; None: none of them.
+
+    Raises InputError for an unknown name, for settings that it has not, and for images that it cannot halve.
     """
     given = dict(settings)
     function = find(given.pop("name"))
-    told = {"num_levels": num_levels} if function is refinenet else {}
+    taken = inspect.signature(function).parameters
     try:
-        return function(tuple(image_shape), dtype, **told, **given)
+        return function(tuple(image_shape), dtype, **{name: told[name] for name in told if name in taken}, **given)
     except TypeError as error:
         raise InputError(f"network {settings['name']!r}: {str(error).rpartition('() ')[2]}") from error
 
