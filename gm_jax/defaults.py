@@ -32,6 +32,7 @@ FIELDS: dict[str, Any] = {
         "clip_norm": Field(0.0, NonNegative, "global gradient norm; 0 = off"),
         "ema_decay": Field(0.0, Decay, "averaged parameters for evaluation; 0 = off"),
         "ema_warmup": Field(True, bool, "smaller decay in the first steps"),
+        "ema_ramp": Field(0.0, NonNegative, "instead: half-life at most this share of the steps so far; 0 = off"),
     },
     "train": {
         "steps": Field(100_000, Count, "optimizer steps in all; a rerun may raise it"),

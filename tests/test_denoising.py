@@ -33,7 +33,14 @@ def test_a_network_is_told_the_time_by_its_own_clock_or_else_by_the_models(clock
     t = np.array([1.0, 3.0, 900.0], np.float32)
     path = PATHS["linear"]
     log_ratio = np.log(np.asarray(path.sigma(t), np.float64) / np.asarray(path.alpha(t), np.float64))
-    expected = {"time": t, "index": t - 1, "none": 0 * t, "log_sigma": log_ratio / 4}[clock]
+    expected = {
+        "time": t,
+        "index": t - 1,
+        "none": 0 * t,
+        "log_sigma": log_ratio / 4,
+        "time_999": 999 * t,
+        "log_sigma_01": np.log(np.asarray(path.sigma(t), np.float64) / 2),
+    }[clock]
     show = lambda x, t, *rest: like(t, x) + 0 * x  # noqa: E731
     for own, models in ((clock, "time"), ("auto", clock)):
         ask = make_predictor(path, network(show, own), "eps", models).answer({})

@@ -35,6 +35,31 @@ def test_guidance_exaggerates_the_label_and_costs_twice():
     assert model.nfe(guidance_scale=3.0, sampler="heun", steps=4) == 14
 
 
+def test_guidance_in_an_interval_of_noise_acts_there_alone_and_costs_there_alone():
+    """Of the three steps, at sigma = 80, 8 and 0.8, the middle one is guided. The last one decides what comes out."""
+    model, _ = conditional()
+    sample = partial(model.sample, variables_of(model), KEYS, LABELS, times=(8.0, 0.8), guidance_scale=2.0)
+    for interval, cost, factor in (((1.0, 10.0), 4, 1), ((0.1, 1.0), 4, 2), ((0.0, 1e9), 6, 2), ((9.0, 10.0), 3, 1)):
+        x = jax.jit(partial(sample, guidance_interval=interval))()
+        np.testing.assert_allclose(x[:, 0, 0, 0], factor * CENTRES[LABELS], atol=1e-5)
+        assert model.nfe(times=(8.0, 0.8), guidance_scale=2.0, guidance_interval=interval) == cost
+    assert model.nfe(sampler="heun", times=(8.0, 0.8), guidance_scale=2.0, guidance_interval=(1.0, 10.0)) == 5 + 2
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"guidance_interval": (0.1, 1.0)},
+        {"guidance_interval": (0.1,), "guidance_scale": 2.0},
+        {"guidance_interval": (2.0, 1.0), "guidance_scale": 2.0},
+        {"guidance_interval": (-1.0, 1.0), "guidance_scale": 2.0},
+    ],
+)
+def test_an_interval_that_is_none_is_refused(options):
+    with pytest.raises(InputError, match="guidance_interval"):
+        conditional()[0].nfe(**options)
+
+
 @pytest.mark.parametrize(("dropout", "scale"), [(0.0, 1.0), (0.1, 1.5)])
 def test_labels_that_are_needed_and_not_given_are_drawn(dropout, scale):
     _, sample = conditional(dropout)
@@ -73,7 +98,7 @@ def test_likelihoods_are_given_the_denoiser_that_samples_are_drawn_with():
         return (Likelihood("x", "bound", fn),)
 
     model = model_of(lambda *args: 4 * centre_of_condition(*args), num_classes=CLASSES, clip_x0=True, likelihoods=likelihoods)
-    (likelihood,) = model.likelihoods
+    likelihood, _ = model.likelihoods
     np.testing.assert_allclose(likelihood.fn(variables_of(model), KEYS[:2], None, jnp.array([0, 1])), [-1, 0.4], rtol=1e-6)
     drawn = draw_labels(*streams(KEYS[:2], "labels"), CLASSES)
     found = likelihood.fn(variables_of(model), KEYS[:2], None)

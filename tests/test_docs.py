@@ -33,6 +33,7 @@ from gm_jax.evaluation.draw import balanced_labels
 from gm_jax.evaluation.tasks import NEEDS, TASKS
 from gm_jax.report import __main__ as report_program
 from gm_jax.report import summary as summary_program
+from gm_jax.settings import fields_of
 from gm_jax.study import __main__ as study
 from gm_jax.study import entries
 from tests.documented import (
@@ -135,7 +136,9 @@ def obstacle_of_eval(command: Command) -> str:
     preset, fields = stand_in(RUNS[flags.workdir])
     config = RUNS[flags.workdir].config(preset, **fields)
     has_not = {need for need in NEEDS if "images" in need} if config["data"]["name"] in TOYS else set()
-    has_not |= set() if model_of(config).likelihoods else {"likelihood"}
+    asked = {arg.split("=")[0].rpartition(".")[2] for arg in command.args if arg.startswith("--config.eval.likelihood.")}
+    known = {option for term in model_of(config).likelihoods for option in fields_of(term.fn)} | {"given_labels"}
+    has_not |= {"likelihood"} if asked - known else set()
     lacking = [task for task in flags.tasks.split(",") if task in TASKS and has_not & set(TASKS[task].needs)]
     return f"its stand-in cannot do {', '.join(lacking)}" if lacking else ""
 

@@ -48,6 +48,62 @@ def edm_path(sigma_min: float = 0.002, sigma_max: float = 80.0) -> Path:
     return Path(jnp.ones_like, lambda t: t, lambda log_snr: jnp.exp(-log_snr / 2), sigma_min, sigma_max)
 
 
+def vp_path(beta_min: float = 0.1, beta_max: float = 20.0, t_min: float = 1e-5) -> Path:
+    """The variance-preserving SDE of Song et al. 2021 (eq. 11, 33), on t in [0, 1]: beta(t) linear from beta_min to beta_max.
+
+    alpha = exp(-B(t) / 2) with B the integral of beta from 0 to t, and alpha^2 + sigma^2 = 1.
+    """
+    integral, inverse = _linear_integral(beta_min, beta_max)
+    return Path(
+        lambda t: jnp.exp(-integral(t) / 2),
+        lambda t: jnp.sqrt(-jnp.expm1(-integral(t))),
+        lambda log_snr: inverse(jax.nn.softplus(-log_snr)),
+        t_min,
+        t_max=1.0,
+    )
+
+
+def sub_vp_path(beta_min: float = 0.1, beta_max: float = 20.0, t_min: float = 1e-5) -> Path:
+    """The sub-VP SDE of Song et al. 2021 (eq. 13, 34): alpha as of `vp_path`, and sigma = 1 - alpha^2, which is smaller."""
+    integral, inverse = _linear_integral(beta_min, beta_max)
+    return Path(
+        lambda t: jnp.exp(-integral(t) / 2),
+        lambda t: -jnp.expm1(-integral(t)),
+        lambda log_snr: inverse(2 * jnp.arcsinh(jnp.exp(-log_snr / 2) / 2)),
+        t_min,
+        t_max=1.0,
+    )
+
+
+def _linear_integral(first: float, last: float) -> tuple[Callable[[Time], Time], Callable[[Time], Time]]:
+    """B(t) = first t + (last - first) t^2 / 2, and its inverse. Raises ValueError unless 0 < first <= last."""
+    if not 0 < first <= last:
+        raise ValueError(f"beta_min={first:g} and beta_max={last:g} must satisfy 0 < beta_min <= beta_max")
+    slope = last - first
+    return lambda t: (first + slope * t / 2) * t, lambda b: 2 * b / (first + jnp.sqrt(first**2 + 2 * slope * b))
+
+
+def ve_path(sigma_min: float = 0.02, sigma_max: float = 100.0, t_min: float = 1e-5) -> Path:
+    """The variance-exploding SDE of Song et al. 2021 (eq. 9, 31): alpha = 1, sigma = sigma_min (sigma_max / sigma_min)^t.
+
+    t in [0, 1]; below t_min sigma goes to 0 in a straight line. The paper's sigmas, 0.01 to 50, are of pixels in [0, 1]; these
+    are of pixels in [-1, 1]. Raises ValueError unless 0 < sigma_min < sigma_max.
+    """
+    _check_sigmas(sigma_min, sigma_max)
+    rate = np.log(sigma_max / sigma_min)
+    lowest = sigma_min * np.exp(rate * t_min)
+
+    def sigma(t):
+        t = jnp.asarray(t) * 1.0
+        return jnp.where(t > t_min, sigma_min * jnp.exp(rate * t), lowest * t / t_min)
+
+    def t_of_log_snr(log_snr):
+        ratio = jnp.exp(-log_snr / 2)
+        return jnp.where(ratio > lowest, jnp.log(ratio / sigma_min) / rate, t_min * ratio / lowest)
+
+    return Path(lambda t: jnp.ones_like(jnp.asarray(t) * 1.0), sigma, t_of_log_snr, t_min, t_max=1.0)
+
+
 def discrete_path(betas: Float[np.ndarray, " T"]) -> Path:
     """The variance-preserving chain of Ho et al. 2020, eq. 2-4, with betas[t-1] the variance added by step t = 1..T.
 
@@ -68,8 +124,7 @@ def geometric_path(sigma_min: float, sigma_max: float, levels: int) -> Path:
     sigma is exponential also between the levels, and linear from sigma(0) = 0 to sigma(1) = sigma_min. Raises ValueError unless
     0 < sigma_min < sigma_max and there are at least two levels.
     """
-    if not 0 < sigma_min < sigma_max:
-        raise ValueError(f"sigma_min={sigma_min:g} and sigma_max={sigma_max:g} must satisfy 0 < sigma_min < sigma_max")
+    _check_sigmas(sigma_min, sigma_max)
     if levels < 2:
         raise ValueError(f"a sequence of noise levels needs at least 2, not {levels}")
     rate = np.log(sigma_max / sigma_min) / (levels - 1)  # of log sigma, a level
@@ -83,6 +138,11 @@ def geometric_path(sigma_min: float, sigma_max: float, levels: int) -> Path:
         return jnp.where(ratio > 1, 1 + jnp.log(ratio) / rate, ratio)
 
     return Path(lambda t: jnp.ones_like(jnp.asarray(t) * 1.0), sigma, t_of_log_snr, t_min=1.0, t_max=float(levels))
+
+
+def _check_sigmas(sigma_min: float, sigma_max: float) -> None:
+    if not 0 < sigma_min < sigma_max:
+        raise ValueError(f"sigma_min={sigma_min:g} and sigma_max={sigma_max:g} must satisfy 0 < sigma_min < sigma_max")
 
 
 def _table_path(alphas: np.ndarray, sigmas: np.ndarray) -> Path:

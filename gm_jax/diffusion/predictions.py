@@ -79,6 +79,16 @@ def velocity(path: Path, x0: Images, x_t: Images, t: Time) -> Images:
     return target(path, "velocity", x0, to_eps(path, x0, x_t, t), t)
 
 
+def drift_and_diffusion(path: Path, t: Time, x: Images) -> tuple[Array, Array]:
+    """f and g^2 of the SDE dx = f x dt + g dw that has this path's marginals: f = (log alpha)', g^2 = (sigma^2)' - 2 f sigma^2.
+
+    Shaped so as to multiply x. (Song et al. 2021, eq. 29; Kingma et al. 2021, eq. 19-20.)
+    """
+    c = coefficients(path, t, x)
+    f = c.d_alpha / c.alpha
+    return f, 2 * c.sigma * (c.d_sigma - f * c.sigma)
+
+
 def named(prediction: str | Prediction) -> Prediction:
     """The prediction of that name; one that is given as it is passes through. Raises ValueError for an unknown name."""
     if isinstance(prediction, Prediction):

@@ -32,11 +32,12 @@ class ParamsEmaState(NamedTuple):
     ema: PyTree
 
 
-def params_ema(decay: float, warmup: bool = True) -> optax.GradientTransformation:
+def params_ema(decay: float, warmup: bool = True, ramp: float = 0.0) -> optax.GradientTransformation:
     """Averages the parameters that the chain before it produces: ema <- d * ema + (1 - d) * (params + updates).
 
     Put it last in `optax.chain`; updates pass through unchanged. With `warmup`, d = min(decay, (1 + n) / (10 + n)) at the n-th
     update (as `tf.train.ExponentialMovingAverage` with `num_updates`), so that short runs soon forget their initial weights.
+    With `ramp` instead, the half-life is at most so many times the updates until then (0.05 in the code of Karras et al. 2022).
     `optax.ema` averages the *updates*, which is another thing.
 
     Raises:
@@ -52,9 +53,13 @@ def params_ema(decay: float, warmup: bool = True) -> optax.GradientTransformatio
     def update(updates, state, params=None):
         if params is None:
             raise ValueError("params_ema needs the parameters: call update(updates, state, params)")
-        d = jnp.minimum(decay, (1 + state.count) / (10 + state.count)) if warmup else decay
+        n, d = state.count, decay
+        if ramp:
+            d = jnp.minimum(decay, 0.5 ** (1 / (ramp * jnp.maximum(n, 1e-8))))
+        elif warmup:
+            d = jnp.minimum(decay, (1 + n) / (10 + n))
         ema = jax.tree.map(lambda e, p, u: (d * e + (1 - d) * (p + u)).astype(e.dtype), state.ema, params, updates)
-        return updates, ParamsEmaState(state.count + 1, ema)
+        return updates, ParamsEmaState(n + 1, ema)
 
     return optax.GradientTransformation(init, update)
 
@@ -88,7 +93,7 @@ def build_optimizer(settings: Mapping[str, Any], objective: Objective) -> optax.
         choose(OPTIMIZERS, settings["name"], "optimizer")(settings),
         optax.add_decayed_weights(settings["weight_decay"]) if settings["weight_decay"] else None,
         optax.scale_by_learning_rate(schedule),
-        params_ema(settings["ema_decay"], settings["ema_warmup"]) if settings["ema_decay"] else None,
+        params_ema(*(settings[f"ema_{name}"] for name in ("decay", "warmup", "ramp"))) if settings["ema_decay"] else None,
     ]
     return optax.chain(*[part for part in parts if part is not None])
 

@@ -4,10 +4,12 @@ import numpy as np
 import pytest
 
 from gm_jax.diffusion import paths
+from gm_jax.diffusion.predictions import drift_and_diffusion
 from gm_jax.models.ddpm import get_beta_schedule
 from tests.diffusion.gaussian import PATHS, marginal
 from tests.x64 import x64
 
+SDES = {"vp": paths.vp_path(), "sub_vp": paths.sub_vp_path(), "ve": paths.ve_path()}
 GEOMETRIC, SIGMAS = paths.geometric_path(0.02, 2.0, 10), np.geomspace(0.02, 2.0, 10)
 
 
@@ -32,9 +34,9 @@ def test_discrete_tables_interpolate_linearly():
         np.testing.assert_allclose(f(jnp.array(41.25)), 0.75 * f(41.0) + 0.25 * f(42.0), rtol=1e-6)
 
 
-@pytest.mark.parametrize("name", PATHS)
+@pytest.mark.parametrize("name", PATHS | SDES)
 def test_t_of_log_snr_inverts_log_snr(name):
-    path = PATHS[name]
+    path = (PATHS | SDES)[name]
     with x64(True):
         t = jnp.append(jnp.linspace(path.t_min, 0.999 * path.t_max, 57), path.t_min / 3)
         log_snr = paths.log_snr(path, t)
@@ -123,3 +125,31 @@ def test_add_noise_has_the_moments_of_the_path():
     mean, std = marginal(path, t, mean=0.6, std=0.0)
     assert abs(x_t.mean() - mean) < 4 * std / n**0.5
     assert abs(x_t.var() / std**2 - 1) < 4 * (2 / n) ** 0.5
+
+
+def test_continuous_paths_are_those_of_the_paper_and_obey_its_sdes():
+    """Song et al. 2021, eq. 29-34; the SDE's drift and diffusion are those of beta(t) and of sigma(t)."""
+    t, x = jnp.linspace(0.01, 1.0, 21), jnp.ones((21, 1))
+    beta, integral = 0.1 + 19.9 * t, 0.1 * t + 19.9 * t**2 / 2
+    mean = jnp.exp(-integral / 2)
+    variances = {"vp": 1 - jnp.exp(-integral), "sub_vp": (1 - jnp.exp(-integral)) ** 2, "ve": 0.02**2 * 5000 ** (2 * t)}
+    diffusions = {
+        "vp": beta,
+        "sub_vp": beta * (1 - jnp.exp(-2 * integral)),
+        "ve": variances["ve"] * 2 * np.log(5000),
+    }
+    for name, path in SDES.items():
+        np.testing.assert_allclose(path.alpha(t), 1 if name == "ve" else mean, rtol=1e-5)
+        np.testing.assert_allclose(path.sigma(t) ** 2, variances[name], rtol=1e-4)
+        f, g2 = drift_and_diffusion(path, t, x)
+        np.testing.assert_allclose(f[:, 0], 0 if name == "ve" else -beta / 2, rtol=1e-4)
+        np.testing.assert_allclose(g2[:, 0], diffusions[name], rtol=1e-3)
+        assert path.alpha(0.0) == 1 and path.sigma(0.0) == 0
+
+
+@pytest.mark.parametrize(
+    ("make", "values"), [(paths.vp_path, (0.0, 1.0)), (paths.sub_vp_path, (2.0, 1.0)), (paths.ve_path, (1.0, 1.0))]
+)
+def test_settings_that_make_no_path_are_refused(make, values):
+    with pytest.raises(ValueError, match="must satisfy"):
+        make(*values)

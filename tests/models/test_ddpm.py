@@ -192,7 +192,7 @@ def test_hyperparameters_that_mean_nothing_are_refused(hparams, reason):
 
 
 def test_bound_of_uniform_noise_is_above_its_entropy(model, variables):
-    (likelihood,) = model.likelihoods
+    likelihood, _ = model.likelihoods
     assert likelihood.kind == "bound"
     images = jax.random.randint(jax.random.key(0), (64, 4, 4, 1), 0, 256).astype(jnp.uint8)
     nats = jax.jit(partial(likelihood.fn, terms=5))(variables, jax.random.split(jax.random.key(1), 64), images)
@@ -204,6 +204,6 @@ def test_points_have_a_perceptron_and_no_bound():
     model = ddpm.make((2,), timesteps=30, network={"name": "mlp", "channels": 8, "depth": 1})
     batch = Batch(jnp.zeros((3, 2)), None, jax.random.split(jax.random.key(0), 3))
     variables = drawn(jax.eval_shape(model.init, jax.random.key(0), batch))
-    assert model.likelihoods == ()
+    assert [likelihood.name for likelihood in model.likelihoods] == ["ode"]
     points = jax.jit(partial(model.sample, steps=3))(variables, batch.keys)
     assert points.shape == (3, 2) and jnp.isfinite(points).all()

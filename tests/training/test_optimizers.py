@@ -69,15 +69,22 @@ def test_params_ema_is_the_weighted_sum_of_the_parameters_after_each_update(warm
     np.testing.assert_allclose(state.ema["w"], expected, rtol=1e-5, atol=1e-6)
 
 
-def test_warmup_ends_where_it_reaches_the_decay():
-    ema = params_ema(0.5, warmup=True)  # (1 + n) / (10 + n) = 0.5 at n = 8
+@pytest.mark.parametrize(
+    ("settings", "unbounded"),
+    [
+        ({"warmup": True}, lambda n: (1 + n) / (10 + n)),  # 0.5 at n = 8
+        ({"ramp": 0.2}, lambda n: 0.5 ** (1 / (0.2 * n)) if n else 0.0),  # 0.5 at n = 5
+    ],
+)
+def test_warmup_ends_where_it_reaches_the_decay(settings, unbounded):
+    ema = params_ema(0.5, **settings)
     average = jax.jit(lambda state: ema.update(jnp.zeros(()), state, jnp.zeros(()))[1])
     state, weights = ema.init(jnp.ones(())), [1.0]  # what is left of the one that it starts from
     for _ in range(12):
         state = average(state)
         weights.append(float(state.ema))
-    expected = [min(0.5, (1 + n) / (10 + n)) for n in range(12)]
-    np.testing.assert_allclose(np.divide(weights[1:], weights[:-1]), expected, rtol=1e-6)
+    expected = np.cumprod([min(0.5, unbounded(n)) for n in range(12)])
+    np.testing.assert_allclose(weights[1:], expected, rtol=1e-5)
 
 
 @pytest.mark.parametrize("decay", [-0.1, 1.0, 2.0])
