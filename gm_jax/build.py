@@ -18,8 +18,10 @@ from gm_jax.settings import CONTEXT, REQUIRED, Field, convert, describe, fields_
 MODELS = {
     "classifier": "gm_jax.models.classifier",
     "ddpm": "gm_jax.models.ddpm",
+    "edm": "gm_jax.models.edm",
     "mmd_vae": "gm_jax.models.mmd_vae",
     "ncsn": "gm_jax.models.ncsn",
+    "score_sde": "gm_jax.models.score_sde",
     "vae": "gm_jax.models.vae",
     "vqvae": "gm_jax.models.vqvae",
 }

@@ -13,7 +13,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from gm_jax.core import Images, Key, Labels, Variables, streams
-from gm_jax.diffusion import samplers
+from gm_jax.diffusion import plans, samplers
 from gm_jax.diffusion.guidance import Inside, noise_interval
 from gm_jax.diffusion.paths import Denoiser, Path
 from gm_jax.errors import InputError
@@ -52,7 +52,7 @@ class Sampling(NamedTuple):
 class Choice(NamedTuple):
     """Options of sampling, checked."""
 
-    plan: samplers.Plan
+    plan: plans.Plan
     guide: Guide
     nfe: Callable[[], int]
 
@@ -64,7 +64,7 @@ def sampling_of(
     denoiser_of: DenoiserOf,
     defaults: Mapping[str, Any],
     *,
-    choices: Mapping[str, Callable[..., samplers.Sampler]] = samplers.SAMPLERS,
+    choices: Mapping[str, Callable[..., samplers.Sampler]] = plans.SAMPLERS,
     ode_spacing: str = "karras",
     guidance: Guidance | None = None,
     further: Mapping[str, Further] = {},
@@ -73,11 +73,11 @@ def sampling_of(
 
     Args:
       denoiser_of: see DenoiserOf; it sees to labels, too.
-      defaults: of `sampler`, `steps` and `spacing`; ode_spacing: that of samplers.ODE_SOLVERS.
+      defaults: of `sampler`, `steps` and `spacing`; ode_spacing: that of plans.ODE_SOLVERS.
       guidance: None for a model that cannot be guided.
       further: by the sampler's name.
 
-    The options: sampler, steps, spacing, times (see `samplers.plan`), those of the sampler, guidance_scale and
+    The options: sampler, steps, spacing, times (see `plans.plan`), those of the sampler, guidance_scale and
     guidance_interval, two noise levels sigma / alpha outside which there is no guidance. Raises InputError for others, and for
     what does not fit.
     """
@@ -92,10 +92,10 @@ def sampling_of(
         if len(limits) not in (0, 2) or (limits and not guided):
             raise InputError("guidance_interval is two noise levels, low and high, and needs a guidance_scale that guides")
         sampler = options.get("sampler") or defaults["sampler"]
-        spacing = ode_spacing if sampler in samplers.ODE_SOLVERS else defaults["spacing"]
+        spacing = ode_spacing if sampler in plans.ODE_SOLVERS else defaults["spacing"]
         given = {key: value for key, value in options.items() if value is not None}
         given = {**defaults, "spacing": spacing, **typed(choices.get(sampler), given)}
-        plan, inside = samplers.plan(path, dict(choices), **given), noise_interval(path, *limits) if limits else None
+        plan, inside = plans.plan(path, dict(choices), **given), noise_interval(path, *limits) if limits else None
         return Choice(plan, Guide(scale, inside), partial(passes, path, plan, guidance_or_none.passes if guided else 1, inside))
 
     def checked(**options: Any) -> Choice:
@@ -128,14 +128,14 @@ def typed(sampler: Callable[..., samplers.Sampler] | None, options: Mapping[str,
     return {name: convert(value, hints.get(name, Any), name) for name, value in options.items()}
 
 
-def passes(path: Path, plan: samplers.Plan, guided: int, inside: Inside | None) -> int:
+def passes(path: Path, plan: plans.Plan, guided: int, inside: Inside | None) -> int:
     """Passes through networks per sample: one wherever the denoiser is asked, and `guided` where guidance acts."""
     if inside is None:
         return guided * plan.nfe
     return plan.nfe + (guided - 1) * int(np.sum(inside(times_asked(path, plan))))
 
 
-def times_asked(path: Path, plan: samplers.Plan) -> Float[np.ndarray, " nfe"]:
+def times_asked(path: Path, plan: plans.Plan) -> Float[np.ndarray, " nfe"]:
     """The times at which a plan asks the denoiser, in no particular order."""
     asked: list[float] = []
 

@@ -23,7 +23,7 @@ FLOORS = [
     {"defaults"},
     {"system"},
     {"images"},
-    {"conditioning", "densities"},
+    {"augment", "conditioning", "densities"},
     {"diffusion", "nets"},
     {"compose", "sampling", "variational"},
     {"denoising"},

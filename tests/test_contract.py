@@ -33,14 +33,23 @@ SAMPLING = [name for name in CASES if name not in NO_SAMPLES]
 TRAJECTORIES = [name for name in SAMPLING if name not in NO_TRAJECTORY]
 KINDS = {"exact", "bound", "estimate", "code", "energy"}
 
-FEW = {"ddpm": {"steps": 3}, "ddpm of labels": {"steps": 3}, "ncsn": {"steps": 3}}  # for samples without delay
-DENOISING = [{}, {"steps": 3, "sampler": "heun"}, {"sampler": "ddim", "eta": 0.5, "spacing": "uniform"}, {"times": (4.0, 2.0)}]
+NOISE_BASED = ["ddpm", "ddpm of labels", "edm", "edm of labels", "ncsn", "score_sde", "score_sde of labels"]
+FEW = {name: {"steps": 3} for name in NOISE_BASED}  # for samples without delay
+DENOISING = [{}, {"steps": 3, "sampler": "heun"}, {"sampler": "ddim", "eta": 0.5, "spacing": "uniform"}, {"times": (0.4, 0.2)}]
+DENOISING += [{"sampler": "heun", "s_churn": 1.0, "s_min": 0.1, "s_max": 2.0, "s_noise": 1.1}, {"sampler": "unipc", "order": 3}]
+DENOISING += [{"sampler": "unipc", "variant": "bh1"}, {"sampler": "dpmpp_3m", "authors": True}, {"sampler": "dpmpp_2s"}]
+DENOISING += [{"sampler": "predictor_corrector", "snr": 0.2, "corrector_steps": 2}]
+GUIDED = [{"guidance_scale": 2.0}, {"guidance_scale": 2.0, "guidance_interval": (0.1, 1.0)}]
 LANGEVIN = {"epsilon": 1e-4, "inner_steps": 1, "start": "noise", "denoise": True}
 TAKEN = {  # all options of sampling, in sets that go together
     "ddpm": [*DENOISING, {"variance": "fixed_small"}],
-    "ddpm of labels": [*DENOISING, {"variance": "fixed_small"}, {"guidance_scale": 2.0}],
+    "ddpm of labels": [*DENOISING, {"variance": "fixed_small"}, *GUIDED],
+    "edm": DENOISING,
+    "edm of labels": DENOISING,
     "mmd_vae": [{}],
     "ncsn": [*DENOISING, LANGEVIN],
+    "score_sde": DENOISING,
+    "score_sde of labels": [*DENOISING, *GUIDED],
     "vae": [{}],
     "vae of labels": [{}],
     "vqvae": [{}, {"temperature": 0.5}],
@@ -52,6 +61,10 @@ STRANGE = LANGEVIN | {
     "steps": 3,
     "temperature": 0.5,
     "guidance_scale": 2.0,
+    "guidance_interval": (0.1, 1.0),
+    "s_churn": 1.0,
+    "snr": 0.2,
+    "order": 3,
     "variance": "fixed_small",
 }
 
@@ -95,7 +108,7 @@ def calls_with_labels(name):
     if model.posterior:
         calls["posterior"] = lambda labels: model.posterior(variables, X, labels)[0]
     if model.diffusion:
-        calls["denoiser"] = lambda labels: model.diffusion.denoiser(variables, labels)(X, jnp.float32(2))
+        calls["denoiser"] = lambda labels: model.diffusion.denoiser(variables, labels)(X, jnp.float32(0.7))
     for likelihood in model.likelihoods:
         calls[likelihood.name] = lambda labels, fn=likelihood.fn: fn(variables, KEYS, IMAGES, labels)
     return calls
@@ -228,3 +241,11 @@ def test_what_is_decoded_is_an_image_and_a_posterior_is_what_encode_draws_from(n
 
     image, z, parameter = jax.eval_shape(there_and_back)
     assert image.shape == X.shape and z.shape == parameter.shape and len(z.shape) in (2, 3)
+
+
+@pytest.mark.parametrize("name", TRAJECTORIES)
+def test_latents_of_noise_are_shaped_as_the_images_that_they_stand_for(name):
+    model, variables, _ = case(name)
+    labels = None if model.num_classes is None else LABELS
+    z = jax.eval_shape(model.encode, variables, KEYS, X, labels)
+    assert z.shape == X.shape == jax.eval_shape(model.decode, variables, KEYS, z, labels).shape

@@ -128,7 +128,7 @@ def test_sampling_starts_from_the_noise_of_the_first_time_of_its_grid(spacing, f
 @pytest.mark.parametrize("sampler", ["euler", "heun"])
 @pytest.mark.parametrize("make", [ddpm.make, partial(ncsn.make, sigma_max=50.0, sigma_min=0.02, levels=200)])
 def test_ode_solvers_leave_no_noise_on_data_of_a_single_point(make, sampler, monkeypatch):
-    """On their default grid; on the nodes, whose last straight step begins high up, more than a grey level is left."""
+    """On their default grid, and on the nodes."""
     point, path = 0.3, make(SHAPE).diffusion.path
 
     def answer(x, t, *rest):  # told the index t - 1: eps, or the score, of that point
@@ -138,12 +138,10 @@ def test_ode_solvers_leave_no_noise_on_data_of_a_single_point(make, sampler, mon
 
     for module in (ddpm, ncsn):
         monkeypatch.setattr(module, "backbone", lambda *args, **kwargs: network(answer))
-    model, left = make(SHAPE), {}
+    model = make(SHAPE)
     for spacing in (None, "nodes"):
         end = model.sample(variables_of(model), KEYS[:8], sampler=sampler, steps=50, spacing=spacing)
-        left[spacing] = 127.5 * jnp.abs(end - point).max()  # grey levels
-    assert left[None] < 0.05
-    assert left["nodes"] > 1
+        np.testing.assert_allclose(end, point, atol=1e-5)
 
 
 @pytest.mark.parametrize(

@@ -41,16 +41,16 @@ def _uniform(path, n):
 
 
 def _quadratic(path, n):
-    return _then_clean(np.linspace(path.t_max**0.5, path.t_min**0.5, n) ** 2)
+    return _then_clean(path, np.linspace(path.t_max**0.5, path.t_min**0.5, n) ** 2)
 
 
 def _log_snr(path, n):
-    return _then_clean(path.t_of_log_snr(jnp.linspace(*_log_snr_ends(path), n)))
+    return _then_clean(path, path.t_of_log_snr(jnp.linspace(*_log_snr_ends(path), n)))
 
 
 def _karras(path, n, rho=7):
     ends = np.exp(-0.5 * np.array(_log_snr_ends(path))) ** (1 / rho)
-    return _then_clean(path.t_of_log_snr(jnp.asarray(-2 * rho * np.log(np.linspace(*ends, n)))))
+    return _then_clean(path, path.t_of_log_snr(jnp.asarray(-2 * rho * np.log(np.linspace(*ends, n)))))
 
 
 def _nodes(path, n):
@@ -64,8 +64,8 @@ def _log_snr_ends(path):
     return first, last
 
 
-def _then_clean(times):
-    return jnp.append(jnp.asarray(times), 0.0)
+def _then_clean(path, times):
+    return jnp.append(jnp.asarray(times).at[-1].set(path.t_min), 0.0)
 
 
 def _ddim_uniform(path, n):

@@ -95,11 +95,11 @@ def ve_path(sigma_min: float = 0.02, sigma_max: float = 100.0, t_min: float = 1e
 
     def sigma(t):
         t = jnp.asarray(t) * 1.0
-        return jnp.where(t > t_min, sigma_min * jnp.exp(rate * t), lowest * t / t_min)
+        return jnp.where(t >= t_min, sigma_min * jnp.exp(rate * t), lowest * t / t_min)
 
     def t_of_log_snr(log_snr):
         ratio = jnp.exp(-log_snr / 2)
-        return jnp.where(ratio > lowest, jnp.log(ratio / sigma_min) / rate, t_min * ratio / lowest)
+        return jnp.where(ratio >= lowest, jnp.log(ratio / sigma_min) / rate, t_min * ratio / lowest)
 
     return Path(lambda t: jnp.ones_like(jnp.asarray(t) * 1.0), sigma, t_of_log_snr, t_min, t_max=1.0)
 

@@ -4,18 +4,15 @@ A sampler is a pure step on (x, memory); `simulate` runs any of them over any gr
 from what a solver remembers, so that any sampler can be wrapped by one that looks at x, or alters it, after each step.
 """
 
-from collections.abc import Callable, Sequence
-from functools import partial
-from inspect import signature
+import math
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax import Array
 from jaxtyping import Float
 
-from gm_jax.diffusion.grids import time_grid
 from gm_jax.diffusion.paths import Denoiser, Images, Path, add_noise, posterior
 from gm_jax.diffusion.predictions import to_eps, velocity
 
@@ -77,81 +74,53 @@ def ddim(path: Path, denoiser: Denoiser, eta: float = 0.0) -> Sampler:
 
 
 def euler(path: Path, denoiser: Denoiser) -> Sampler:
-    """First-order steps along the probability-flow ODE. On `flow_path` and `edm_path` the same map as deterministic DDIM."""
+    """First-order steps along the probability-flow ODE; the last one gives x0. On `flow_path` and `edm_path` all of them are
+    those of deterministic DDIM."""
 
     def step(keys, x, t, s):
-        return x + (s - t) * velocity(path, denoiser(x, t), x, t)
+        x0 = denoiser(x, t)
+        return jnp.where(s > 0, x + (s - t) * velocity(path, x0, x, t), x0)
 
     return memoryless(step)
 
 
-def heun(path: Path, denoiser: Denoiser) -> Sampler:
-    """Second-order steps along the probability-flow ODE (Karras et al. 2022, algorithm 1); the last one, to t = 0, is
-    Euler's."""
+def heun(
+    path: Path, denoiser: Denoiser, s_churn: float = 0.0, s_min: float = 0.0, s_max: float = math.inf, s_noise: float = 1.0
+) -> Sampler:
+    """Second-order steps along the probability-flow ODE (Karras et al. 2022, algorithm 1); the last one gives x0.
 
-    def step(keys, x, t, s):
-        slope = velocity(path, denoiser(x, t), x, t)
-        predicted = x + (s - t) * slope
+    With `s_churn` (algorithm 2) noise is added before each step at levels sigma / alpha from s_min to s_max: as much as raises
+    the level by s_churn / steps of it, at most by sqrt(2) - 1, and `s_noise` times its standard deviation.
+    """
+    if min(s_churn, s_min, s_noise) < 0 or s_max < s_min:
+        raise ValueError(f"s_churn={s_churn:g}, s_min={s_min:g} and s_noise={s_noise:g} are at least 0, s_max at least s_min")
+
+    def step(keys, x, steps, t, s):
+        if s_churn:
+            raised = jnp.minimum(s_churn / steps, math.sqrt(2) - 1)
+            x, t = churn(path, keys, x, t, raised, s_min, s_max, s_noise)
+        x0 = denoiser(x, t)
 
         def correct():
+            slope = velocity(path, x0, x, t)
+            predicted = x + (s - t) * slope
             slope_at_s = velocity(path, denoiser(predicted, s), predicted, s)
             return x + (s - t) * (slope + slope_at_s) / 2
 
-        return jax.lax.cond(s > 0, correct, lambda: predicted)
+        return jax.lax.cond(s > 0, correct, lambda: x0), steps
 
-    return memoryless(step, nfe=lambda steps: 2 * steps - 1)
-
-
-SAMPLERS = {"ancestral": ancestral, "ddim": ddim, "euler": euler, "heun": heun}
-# Their straight last step misses the image unless it is short: where sigma goes like a root of t, say, one from the first node
-# leaves noise. So by default they go down to t_min before they jump to 0.
-ODE_SOLVERS = ("euler", "heun")
+    return Sampler(step, start=lambda x, times: (x, len(times) - 1), nfe=lambda steps: 2 * steps - 1)
 
 
-class Plan(NamedTuple):
-    """A way to sample, checked: what `plan` makes of options given as names and numbers."""
-
-    sampler: Callable[[Path, Denoiser], Sampler]
-    times: Times
-    nfe: int  # denoiser evaluations per sample
-
-
-def plan(
-    path: Path,
-    choices: dict[str, Callable[..., Sampler]],
-    sampler: str,
-    steps: int,
-    spacing: str,
-    times: Sequence[float] = (),
-    **options: Any,
-) -> Plan:
-    """The sampler of that name among `choices` with `options` of its own, on a grid of so many steps.
-
-    `times`: those between t_max and 0, decreasing, in place of `steps` and `spacing`.
-
-    Raises ValueError, in one line, for whatever the path, the grid or that sampler do not take.
-    """
-    if sampler not in choices:
-        raise ValueError(f"unknown sampler {sampler!r}; choose {', '.join(choices)}")
-    known = list(signature(choices[sampler]).parameters)[2:]  # behind path and denoiser
-    for name in options:
-        if name not in known:
-            common = ["sampler", "steps", "spacing", "times"]
-            raise ValueError(f"no option {name!r} with sampler {sampler!r}; take {', '.join([*common, *known])}")
-    make = partial(choices[sampler], **options)
-    at = given_times(path, times) if np.size(times) else time_grid(path, steps, spacing)
-    return Plan(make, at, make(path, lambda x_t, t: x_t).nfe(len(at) - 1))
-
-
-def given_times(path: Path, times: Sequence[float]) -> Times:
-    """t_max, these times, 0. Raises ValueError unless they decrease and lie between."""
-    times = np.ravel(np.asarray(times, np.float32))
-    at = np.concatenate([[path.t_max], times, [0.0]]).astype(np.float32)
-    if not np.all(np.diff(at) < 0):
-        raise ValueError(
-            f"times {tuple(times.tolist())} must decrease, and lie between t_max = {path.t_max:g} and 0, exclusively"
-        )
-    return jnp.asarray(at)
+def churn(path: Path, keys: Array, x: Images, t: Array, raised: Array, low: float, high: float, noise: float) -> tuple:
+    """x with noise added, and the time at which it then is: sigma / alpha, if in [low, high], is larger by 1 + raised."""
+    level = path.sigma(t) / path.alpha(t)
+    inside = (level >= low) & (level <= high) & jnp.isfinite(level)
+    later = jnp.where(inside, path.t_of_log_snr(-2 * jnp.log(level * (1 + raised))), t)
+    added = jnp.where(inside, (path.sigma(later) / path.alpha(later)) ** 2 - level**2, 0.0)
+    kept = jnp.where(inside, path.alpha(later) / path.alpha(t), 1.0)
+    z = noise * normal(keys, x.shape[1:])
+    return kept * x + path.alpha(later) * jnp.sqrt(jnp.maximum(added, 0.0)) * z, later
 
 
 def clip_x0(denoiser: Denoiser) -> Denoiser:

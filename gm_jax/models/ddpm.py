@@ -25,7 +25,7 @@ from jaxtyping import Array, Float
 from gm_jax.conditioning import classes_of
 from gm_jax.core import Images, Key, Likelihood, Model, streams
 from gm_jax.denoising import denoising_model
-from gm_jax.diffusion import losses, samplers
+from gm_jax.diffusion import losses, plans, samplers
 from gm_jax.diffusion.grids import time_grid
 from gm_jax.diffusion.likelihood import variational_bound
 from gm_jax.diffusion.paths import Denoiser, Path, Time, add_noise, discrete_path
@@ -160,7 +160,7 @@ def make(
         num_classes=classes_of(num_classes, class_conditional),
         label_dropout=label_dropout,
         clip_x0=clip_x0,
-        choices=samplers.SAMPLERS | {"ancestral": partial(samplers.ancestral, variance=variance)},
+        choices=plans.SAMPLERS | {"ancestral": partial(samplers.ancestral, variance=variance)},
         ode_spacing="quadratic",
         likelihoods=likelihoods,
     )

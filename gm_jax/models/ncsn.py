@@ -24,7 +24,7 @@ from jaxtyping import Array, Float
 
 from gm_jax.core import Images, Model
 from gm_jax.denoising import denoising_model
-from gm_jax.diffusion import losses, samplers
+from gm_jax.diffusion import losses, plans
 from gm_jax.diffusion.langevin import annealed_langevin, consistent_epsilon
 from gm_jax.diffusion.paths import Path, Time, geometric_path
 from gm_jax.nets.backbones import backbone
@@ -90,7 +90,7 @@ def make(
         sampling={"sampler": "langevin", "steps": levels, "spacing": "nodes"},
         term="dsm",
         weight=lambda c: pixels / 2 * (jnp.ones_like(c.sigma) if divide_by_sigma else c.sigma**2),
-        choices=samplers.SAMPLERS | {"langevin": langevin},
+        choices=plans.SAMPLERS | {"langevin": langevin},
     )
     model.nfe()  # so that an impossible epsilon is known before training
     return model

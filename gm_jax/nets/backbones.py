@@ -16,11 +16,12 @@ from gm_jax.core import Network
 from gm_jax.errors import InputError, choose
 from gm_jax.nets.mlp import TimeMLP
 from gm_jax.nets.refinenet import RefineNet
+from gm_jax.nets.song_unet import SongUNet
 from gm_jax.nets.unet import UNet, check_divisible, fitting_multipliers
 from gm_jax.settings import Count, Decay, Whole, checked, even
 
 Channels = Annotated[int, even(4)]  # as many sines as cosines tell the time
-Clock = Literal["auto", "index", "none", "time", "log_sigma"]
+Clock = Literal["auto", "index", "none", "time", "log_sigma", "time_999", "log_sigma_01"]
 
 PAPER_MULTIPLIERS = (1, 2, 2, 2)  # of the CIFAR-10 networks of DDPM, NCSN and NCSNv2
 
@@ -70,6 +71,34 @@ def refinenet(
 
 
 @checked
+def song_unet(
+    image_shape: tuple[int, ...],
+    dtype: jnp.dtype,
+    num_classes: int | None = None,
+    *,
+    channels: Channels = 128,
+    channel_multipliers: tuple[Count, ...] = (),
+    num_res_blocks: Count = 4,
+    attention_resolutions: tuple[Whole, ...] = (16,),
+    dropout: Decay = 0.13,
+    embedding: Literal["positional", "fourier"] = "positional",
+    encoder: Literal["standard", "residual"] = "standard",
+    remat: bool = False,
+    clock: Clock = "auto",
+) -> Network:
+    """DDPM++ or NCSN++ (`nets.song_unet.SongUNet`); no multipliers: (2, 2, 2), or as many as the image can be halved for.
+
+    embedding, encoder: "positional" and "standard" make DDPM++, "fourier" and "residual" NCSN++.
+    """
+    _check_image("song_unet", image_shape)
+    multipliers = channel_multipliers or fitting_multipliers(image_shape[:2], (2, 2, 2))
+    check_divisible(image_shape[:2], multipliers)
+    sizes = (image_shape[-1], channels, multipliers, num_res_blocks, attention_resolutions, dropout)
+    net = SongUNet(*sizes, embedding, encoder, num_classes or 0, remat, dtype)
+    return of_module(net, clock)
+
+
+@checked
 def mlp(
     image_shape: tuple[int, ...],
     dtype: jnp.dtype,
@@ -85,7 +114,7 @@ def mlp(
     return of_module(TimeMLP(channels, depth, dropout, dtype), clock)
 
 
-BACKBONES = {"mlp": mlp, "refinenet": refinenet, "unet": unet}
+BACKBONES = {"mlp": mlp, "refinenet": refinenet, "song_unet": song_unet, "unet": unet}
 
 
 def find(name: str) -> Callable[..., Network]:

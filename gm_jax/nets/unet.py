@@ -158,6 +158,7 @@ def conv(
     dtype: jnp.dtype = jnp.float32,
     strides: int = 1,
     kernel_init: Callable = uniform_fan_avg,
+    padding: str = "SAME",
     name: str | None = None,
 ) -> nn.Conv:
     """A 3x3 convolution; without `dtype` in float32."""
@@ -165,6 +166,7 @@ def conv(
         channels,
         (3, 3),
         strides=strides,
+        padding=padding,
         dtype=dtype,
         kernel_init=kernel_init,
         conv_general_dilated=conv_general_dilated,
@@ -172,9 +174,15 @@ def conv(
     )
 
 
-def dense(channels: int, dtype: jnp.dtype, kernel_init: Callable = uniform_fan_avg, name: str | None = None) -> nn.Dense:
+def dense(
+    channels: int,
+    dtype: jnp.dtype,
+    kernel_init: Callable = uniform_fan_avg,
+    use_bias: bool = True,
+    name: str | None = None,
+) -> nn.Dense:
     """A dense layer over the last axis, which on feature maps is a 1x1 convolution."""
-    return nn.Dense(channels, dtype=dtype, kernel_init=kernel_init, name=name)
+    return nn.Dense(channels, use_bias=use_bias, dtype=dtype, kernel_init=kernel_init, name=name)
 
 
 def fitting_multipliers(size: tuple[int, int], channel_multipliers: tuple[int, ...]) -> tuple[int, ...]:

@@ -1,5 +1,6 @@
-"""Data that a denoiser can know exactly: x0 ~ N(MEAN, STD^2), independently per pixel."""
+"""Data that a denoiser can know exactly: x0 ~ N(MEAN, STD^2), independently per pixel, or a mixture of such Gaussians."""
 
+import jax
 import jax.numpy as jnp
 
 from gm_jax.diffusion.paths import discrete_path, edm_path, flow_path
@@ -35,3 +36,14 @@ def probability_flow(path, x, t, s):
     """The exact solution of the probability-flow ODE from x at t to s: it keeps the standardised value."""
     (mean_t, std_t), (mean_s, std_s) = marginal(path, t), marginal(path, s)
     return mean_s + std_s * (x - mean_t) / std_t
+
+
+def mixture_denoiser(path, means=(-0.8, 0.2, 1.0), std=0.3):
+    """E[x0 | x_t] where each pixel is of one of several Gaussians, equally often, independently."""
+
+    def estimate(x_t, t):
+        logits = jnp.stack([-(((x_t - m) / s) ** 2) / 2 for m, s in (marginal(path, t, mean, std) for mean in means)])
+        each = jnp.stack([denoiser(path, mean, std)(x_t, t) for mean in means])
+        return (jax.nn.softmax(logits, axis=0) * each).sum(0)
+
+    return estimate

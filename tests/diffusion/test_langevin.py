@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from gm_jax.diffusion import samplers
+from gm_jax.diffusion import plans, samplers
 from gm_jax.diffusion.grids import time_grid
 from gm_jax.diffusion.langevin import annealed_langevin, consistent_epsilon, variance_ratio
 from gm_jax.diffusion.paths import geometric_path
@@ -43,7 +43,7 @@ def test_solvers_keep_their_order_on_the_geometric_path(sampler, order, bound):
     ("name", "options"), [("ancestral", {"variance": "fixed_small"}), ("ddim", {"eta": 1.0}), ("heun", {})]
 )
 def test_the_samplers_of_other_models_draw_the_data_on_the_nodes(name, options):
-    sampler = samplers.SAMPLERS[name](FINE, denoiser(FINE), **options)
+    sampler = plans.SAMPLERS[name](FINE, denoiser(FINE), **options)
     keys, times = jax.random.split(jax.random.key(1), 20_000), time_grid(FINE, 200, "nodes")
     run = jax.jit(lambda keys: samplers.simulate(keys, sampler, samplers.initial_noise(FINE, keys, (1,)), times))
     draws = run(keys)

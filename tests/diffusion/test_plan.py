@@ -7,11 +7,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from gm_jax.diffusion import samplers
+from gm_jax.diffusion import plans, samplers
 from gm_jax.diffusion.grids import time_grid
 from gm_jax.diffusion.langevin import annealed_langevin
+from gm_jax.diffusion.plans import plan
 from gm_jax.diffusion.predictions import velocity
-from gm_jax.diffusion.samplers import Sampler, plan, simulate
+from gm_jax.diffusion.samplers import Sampler, simulate
 from tests.diffusion.gaussian import PATHS, denoiser
 from tests.x64 import x64
 
@@ -32,7 +33,7 @@ def adams_bashforth(path, denoiser):
 
 
 ALL = {
-    **samplers.SAMPLERS,
+    **plans.SAMPLERS,
     "ddim, eta 1": partial(samplers.ddim, eta=1.0),
     "langevin": partial(annealed_langevin, epsilon=4e-7, inner_steps=2),
     "adams_bashforth": adams_bashforth,
@@ -45,36 +46,36 @@ ALL = {
 @pytest.mark.parametrize("spacing", ["uniform", "karras", "log_snr"])
 def test_explicit_times_are_the_grid_that_they_spell_out(spacing):
     expected = time_grid(PATH, 7, spacing)
-    explicit = plan(PATH, samplers.SAMPLERS, "heun", 99, "nodes", times=[float(t) for t in expected[1:-1]])
+    explicit = plan(PATH, plans.SAMPLERS, "heun", 99, "nodes", times=[float(t) for t in expected[1:-1]])
     np.testing.assert_array_equal(explicit.times, expected)
-    assert explicit.nfe == plan(PATH, samplers.SAMPLERS, "heun", 7, spacing).nfe == 13
+    assert explicit.nfe == plan(PATH, plans.SAMPLERS, "heun", 7, spacing).nfe == 13
     assert explicit.times.dtype == expected.dtype
 
 
 @pytest.mark.parametrize("times", [(1.0, 2.0), (3.0, 3.0), (80.0, 1.0), (90.0,), (1.0, 0.0), (1.0, -1.0), (float("nan"),)])
 def test_times_that_do_not_decrease_between_the_ends_are_refused(times):
     with pytest.raises(ValueError, match="must decrease, and lie between t_max = 80 and 0"):
-        plan(PATH, samplers.SAMPLERS, "ddim", 5, "uniform", times=times)
+        plan(PATH, plans.SAMPLERS, "ddim", 5, "uniform", times=times)
 
 
 @pytest.mark.parametrize("times", [np.array([3.0, 1.0]), jnp.array([3.0, 1.0]), [3, 1], (3.0, 1.0)])
 def test_times_may_be_an_array_or_a_list(times):
-    made = plan(PATH, samplers.SAMPLERS, "ddim", 99, "uniform", times=times)
+    made = plan(PATH, plans.SAMPLERS, "ddim", 99, "uniform", times=times)
     np.testing.assert_array_equal(made.times, [80, 3, 1, 0])
 
 
 def test_what_a_sampler_does_not_take_is_refused_with_what_it_takes():
-    with pytest.raises(ValueError, match="no option 'eta' with sampler 'heun'; take sampler, steps, spacing, times$"):
-        plan(PATH, samplers.SAMPLERS, "heun", 5, "uniform", eta=0.5)
-    with pytest.raises(ValueError, match="unknown sampler 'dpm'; choose ancestral, ddim, euler, heun"):
-        plan(PATH, samplers.SAMPLERS, "dpm", 5, "uniform")
+    with pytest.raises(ValueError, match="no option 'eta' with sampler 'euler'; take sampler, steps, spacing, times$"):
+        plan(PATH, plans.SAMPLERS, "euler", 5, "uniform", eta=0.5)
+    with pytest.raises(ValueError, match="unknown sampler 'dpm'; choose ancestral, ddim, .*, unipc"):
+        plan(PATH, plans.SAMPLERS, "dpm", 5, "uniform")
     with pytest.raises(ValueError, match="eta is 2"):
-        plan(PATH, samplers.SAMPLERS, "ddim", 5, "uniform", eta=2.0)
+        plan(PATH, plans.SAMPLERS, "ddim", 5, "uniform", eta=2.0)
 
 
 def test_options_reach_the_sampler():
     x = jnp.ones((3, 1))
-    made = plan(PATH, samplers.SAMPLERS, "ddim", 3, "karras", eta=0.7)
+    made = plan(PATH, plans.SAMPLERS, "ddim", 3, "karras", eta=0.7)
     by_hand = samplers.ddim(PATH, denoiser(PATH), eta=0.7)
     np.testing.assert_array_equal(
         simulate(KEYS, made.sampler(PATH, denoiser(PATH)), x, made.times), simulate(KEYS, by_hand, x, made.times)

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from gm_jax.diffusion import samplers
+from gm_jax.diffusion import plans, samplers
 from gm_jax.diffusion.grids import time_grid
 from gm_jax.diffusion.paths import posterior
 from tests.diffusion.gaussian import MEAN, PATHS, STD, denoiser, probability_flow
@@ -141,8 +141,8 @@ def test_frames_are_evenly_spaced_states_that_end_in_the_result():
 
 
 def test_nfe_counts_the_calls_of_the_denoiser():
-    path, times = PATHS["flow"], time_grid(PATHS["flow"], 6, "uniform")
-    for name, sampler in samplers.SAMPLERS.items():
+    path, times = PATHS["edm"], time_grid(PATHS["edm"], 6, "karras")
+    for name, sampler in plans.SAMPLERS.items():
         calls = []
 
         def counting(x, t, calls=calls):

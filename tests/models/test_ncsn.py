@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from gm_jax.core import Batch, streams
-from gm_jax.diffusion import samplers
+from gm_jax.diffusion import plans, samplers
 from gm_jax.diffusion.grids import time_grid
 from gm_jax.diffusion.langevin import annealed_langevin, consistent_epsilon
 from gm_jax.diffusion.paths import geometric_path
@@ -137,7 +137,7 @@ def test_samplers_take_the_score_for_a_denoiser(model, variables, name, options,
     @jax.jit
     def both(variables):
         start_keys, step_keys = streams(keys, "start", "steps")
-        sampler = (samplers.SAMPLERS | {"langevin": langevin})[name](path, denoiser(variables), **options)
+        sampler = (plans.SAMPLERS | {"langevin": langevin})[name](path, denoiser(variables), **options)
         x = 2.0 * samplers.normal(start_keys, (4, 4, 1))
         by_hand = samplers.simulate(step_keys, sampler, x, time_grid(path, steps, spacing))
         return by_hand, model.sample(variables, keys, sampler=name, steps=steps, spacing=spacing, **options)
