@@ -18,7 +18,7 @@ from gm_jax.diffusion.grids import time_grid
 from gm_jax.diffusion.paths import Denoiser, Path
 from gm_jax.diffusion.predictions import to_x0
 from gm_jax.models.ddpm import get_beta_schedule
-from tests.parity import schedules
+from tests.parity import multistep, schedules
 from tests.parity.comparison import Comparison, Values
 from tests.parity.recipes import normal
 from tests.parity.schedules import Size, in_float64, path_of
@@ -150,5 +150,6 @@ def _continuous(make: type, case: Case, times: np.ndarray) -> Any:
 
 COMPARISONS: dict[str, Callable[[Size], Comparison]] = {
     **{name: partial(_trajectory, name, case) for name, case in CASES.items()},
+    **multistep.COMPARISONS,
     **schedules.COMPARISONS,
 }

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from gm_jax.diffusion.grids import time_grid
-from gm_jax.diffusion.paths import Path, add_noise, discrete_path, edm_path, flow_path
+from gm_jax.diffusion.paths import Path, add_noise, discrete_path, edm_path, flow_path, vp_path
 from gm_jax.diffusion.predictions import target
 from gm_jax.models.ddpm import get_beta_schedule
 from tests.parity.comparison import Comparison, Values
@@ -32,10 +32,10 @@ class Size(NamedTuple):
 
 
 def path_of(name: str, T: int) -> Path:
-    """ "linear" and "cosine" are chains of T steps; "edm" and "flow" have none."""
+    """ "linear" and "cosine" are chains of T steps; "edm", "flow" and "vp" have none."""
     if name in ("linear", "cosine"):
         return discrete_path(get_beta_schedule(name, T))
-    return {"edm": edm_path, "flow": flow_path}[name]()
+    return {"edm": edm_path, "flow": flow_path, "vp": vp_path}[name]()
 
 
 class _Double:
