@@ -194,14 +194,11 @@ def model_of(
         check_labels(labels, num_classes, least=NO_LABEL)
         return predictor.denoiser(variables.params["network"], labels)
 
-    def known(keys: Key, labels: Labels | None, guided: bool = False) -> Labels | None:
-        check_labels(labels, num_classes)
-        untaught = num_classes is not None and (guided or not taught_marginal)
-        return draw_labels(*streams(keys, "labels"), num_classes) if labels is None and untaught else labels
+    known = partial(known_labels, num_classes=num_classes, taught_marginal=taught_marginal)
 
     def estimate(variables: Variables, keys: Key, labels: Labels | None, guide: Guide = NO_GUIDE) -> Denoiser:
         of_labels = partial(predictor.denoiser, variables.params["network"])  # -1: no label
-        labels = known(keys, labels, guide.scale != NO_GUIDE.scale)
+        labels = known(keys, labels, guided=guide.scale != NO_GUIDE.scale)
         guided = guidance.classifier_free(of_labels, labels, *guide)
         return samplers.clip_x0(guided) if clip_x0 else guided
 
@@ -218,6 +215,15 @@ def model_of(
         likelihoods=(*likelihoods(estimate), flow.likelihood),
         diffusion=Diffusion(path, denoiser),
     )
+
+
+def known_labels(
+    keys: Key, labels: Labels | None, *, num_classes: int | None, taught_marginal: bool, guided: bool = False
+) -> Labels | None:
+    """The labels, checked; drawn for each key where a conditional model needs some and is given none."""
+    check_labels(labels, num_classes)
+    untaught = num_classes is not None and (guided or not taught_marginal)
+    return draw_labels(*streams(keys, "labels"), num_classes) if labels is None and untaught else labels
 
 
 class Flow(NamedTuple):

@@ -37,8 +37,8 @@ class Guide(NamedTuple):
 
 # (variables, keys, labels, guide) -> the denoiser to sample with
 DenoiserOf = Callable[[Variables, Key, Labels | None, Guide], Denoiser]
-# (variables, labels) -> further arguments of a sampler that come from the model
-Further = Callable[[Variables, Labels | None], Mapping[str, Any]]
+# (variables, keys, labels) -> a sampler that needs more of the model than its denoiser
+OfModel = Callable[[Variables, Key, Labels | None], Callable[[Path, Denoiser], samplers.Sampler]]
 
 
 class Sampling(NamedTuple):
@@ -67,7 +67,7 @@ def sampling_of(
     choices: Mapping[str, Callable[..., samplers.Sampler]] = plans.SAMPLERS,
     ode_spacing: str = "karras",
     guidance: Guidance | None = None,
-    further: Mapping[str, Further] = {},
+    of_model: Mapping[str, OfModel] = {},
 ) -> Sampling:
     """`sample`, `trajectory` and `nfe` of the model called `name`.
 
@@ -75,7 +75,7 @@ def sampling_of(
       denoiser_of: see DenoiserOf; it sees to labels, too.
       defaults: of `sampler`, `steps` and `spacing`; ode_spacing: that of plans.ODE_SOLVERS.
       guidance: None for a model that cannot be guided.
-      further: by the sampler's name.
+      of_model: by name, in place of those of `choices`, whose signatures say which options there are.
 
     The options: sampler, steps, spacing, times (see `plans.plan`), those of the sampler, guidance_scale and
     guidance_interval, two noise levels sigma / alpha outside which there is no guidance. Raises InputError for others, and for
@@ -107,8 +107,9 @@ def sampling_of(
     def trajectory(variables: Variables, keys: Key, labels: Labels | None = None, *, frames: int | None, **options: Any):
         (make, times, _), guide, _ = checked(**options)
         start_keys, step_keys = streams(keys, "start", "steps")
-        of_model = further.get(options.get("sampler") or defaults["sampler"], lambda *_: {})
-        sampler = make(path, denoiser_of(variables, keys, labels, guide), **of_model(variables, labels))
+        own = of_model.get(options.get("sampler") or defaults["sampler"])
+        make = make if own is None else own(variables, keys, labels)
+        sampler = make(path, denoiser_of(variables, keys, labels, guide))
         x = samplers.initial_noise(path, start_keys, image_shape, times[0])
         return samplers.simulate(step_keys, sampler, x, times, frames)
 

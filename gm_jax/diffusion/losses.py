@@ -40,6 +40,30 @@ def denoising_loss(
     return jnp.mean(error**2, axis=tuple(range(1, x0.ndim)))
 
 
+# --- weights ------------------------------------------------------------------------------------------------------------------
+
+# prediction -> its squared error, in units of that of x0, on a path with alpha^2 + sigma^2 = 1; SNR = alpha^2 / sigma^2
+ERRORS: dict[str, Callable[[Array], Array]] = {"x0": jnp.ones_like, "eps": lambda snr: snr, "v": lambda snr: snr + 1}
+
+
+def min_snr(prediction: str, gamma: float = 5.0) -> Weight:
+    """min(SNR, gamma) times the squared error of x0, whatever is predicted (Hang et al. 2023, "Min-SNR", eq. 9)."""
+    return _weight_of_x0(prediction, lambda snr: jnp.minimum(snr, gamma))
+
+
+def p2(prediction: str, gamma: float = 1.0, k: float = 1.0) -> Weight:
+    """1 / (k + SNR)^gamma times the squared error of eps, whatever is predicted (Choi et al. 2022, "P2 weighting", eq. 7)."""
+    return _weight_of_x0(prediction, lambda snr: snr / (k + snr) ** gamma)
+
+
+def _weight_of_x0(prediction: str, weight: Callable[[Array], Array]) -> Weight:
+    def of_answer(c):
+        snr = (c.alpha / c.sigma) ** 2
+        return weight(snr) / ERRORS[prediction](snr)
+
+    return of_answer
+
+
 # --- times --------------------------------------------------------------------------------------------------------------------
 
 

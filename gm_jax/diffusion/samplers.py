@@ -13,10 +13,11 @@ import jax.numpy as jnp
 from jax import Array
 from jaxtyping import Float
 
-from gm_jax.diffusion.paths import Denoiser, Images, Path, add_noise, posterior
+from gm_jax.diffusion.paths import Denoiser, Images, Path, Time, add_noise, like, posterior
 from gm_jax.diffusion.predictions import to_eps, velocity
 
 Times = Float[Array, " steps+1"]  # decreasing, to 0
+ShareOf = Callable[[Images, Time], Images]  # (x_t, t) -> the share of beta in the logarithm of the reverse step's variance
 
 
 class Sampler(NamedTuple):
@@ -39,10 +40,23 @@ def ancestral(path: Path, denoiser: Denoiser, variance: str = "fixed_large") -> 
     noise is added in the step to t = 0.
     """
     choose = reverse_variance(variance)
+    return _reverse_chain(path, denoiser, lambda q, x, t: choose(q))
 
+
+def learned_ancestral(path: Path, denoiser: Denoiser, share_of: ShareOf) -> Sampler:
+    """The same with a learned variance: `share_of` tells its place between the two (Nichol & Dhariwal 2021, eq. 15)."""
+    return _reverse_chain(path, denoiser, lambda q, x, t: between(q.variance, q.transition, share_of(x, t)))
+
+
+def between(small: Array, large: Array, share: Images) -> Images:
+    """small^(1 - share) large^share: `share` in [0, 1], though nothing keeps a network from answering less or more."""
+    return jnp.exp(like(jnp.log(small), share) * (1 - share) + like(jnp.log(large), share) * share)
+
+
+def _reverse_chain(path: Path, denoiser: Denoiser, variance_of: Callable) -> Sampler:
     def step(keys, x, t, s):
         q = posterior(path, t, s)
-        std = jnp.where(s > 0, jnp.sqrt(choose(q)), 0.0)
+        std = jnp.where(s > 0, jnp.sqrt(variance_of(q, x, t)), 0.0)
         return q.of_x0 * denoiser(x, t) + q.of_x_t * x + std * normal(keys, x.shape[1:])
 
     return memoryless(step)

@@ -16,6 +16,8 @@ from gm_jax.evaluation.neighbours import neighbours
 from gm_jax.evaluation.plane import has_density, points
 from gm_jax.evaluation.quality import default_n, quality
 from gm_jax.evaluation.reconstruction import reconstructions
+from gm_jax.evaluation.solvers import default_n as default_n_of_solvers
+from gm_jax.evaluation.solvers import solvers
 
 NEEDS = {  # what a task may ask of a model -> whether the model has it
     "samples": pictures.has_samples,
@@ -25,6 +27,7 @@ NEEDS = {  # what a task may ask of a model -> whether the model has it
     "encoder": lambda c: c.model.encode is not None,
     "decoder": lambda c: c.model.decode is not None,
     "continuous latent": pictures.latent_is_continuous,
+    "denoiser": lambda c: c.model.diffusion is not None,
     "denoising trajectory": lambda c: c.model.trajectory is not None,
     "likelihood": lambda c: bool(c.model.likelihoods),
     "posterior": has_posterior,
@@ -97,6 +100,15 @@ TASKS = {
         ("known density", "samples"),
         sampler=True,
         scales=True,
+    ),
+    "solvers": Task(
+        solvers,
+        "n samples by every solver at several costs: distance, and error beside the ODE's solution",
+        256,
+        ("denoiser", "samples"),
+        sampler=True,
+        judges=True,
+        default_n=default_n_of_solvers,
     ),
     "neighbours": Task(
         neighbours,

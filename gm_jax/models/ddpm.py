@@ -14,21 +14,24 @@ The functions below are independent of the network: `predict` and `denoiser` are
 1..T with t = 0 the clean image; images are float in [-1, 1].
 """
 
+import math
 from collections.abc import Callable
 from functools import partial
 from typing import Annotated, Any, Literal
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
 from gm_jax.conditioning import classes_of
-from gm_jax.core import Images, Key, Likelihood, Model, streams
-from gm_jax.denoising import denoising_model
-from gm_jax.diffusion import losses, plans, samplers
+from gm_jax.core import Images, Key, Likelihood, Model, Network, Objective, streams
+from gm_jax.denoising import denoising_model, known_labels, make_predictor, model_of, training_inputs
+from gm_jax.diffusion import losses, plans, resampling, samplers
 from gm_jax.diffusion.grids import time_grid
-from gm_jax.diffusion.likelihood import variational_bound
+from gm_jax.diffusion.likelihood import term, variational_bound
 from gm_jax.diffusion.paths import Denoiser, Path, Time, add_noise, discrete_path
+from gm_jax.diffusion.predictions import Prediction, named, to_x0
 from gm_jax.errors import InputError
 from gm_jax.nets.backbones import backbone
 from gm_jax.nets.unet import AttentionBlock, SinusoidalPositionEmbeddings, UNet
@@ -115,12 +118,15 @@ def make(
     image_shape: tuple[int, ...],
     num_classes: int | None = None,
     dtype: Any = jnp.float32,
+    axis_name: str | None = None,
     *,
     network: Section("network") = {"name": "unet"},  # noqa: B006 (read only)
     timesteps: Count = 1000,
     schedule: Literal["linear", "cosine"] = "linear",
     prediction: Literal["eps", "x0", "v"] = "eps",
-    variance: Literal["fixed_large", "fixed_small"] = "fixed_large",
+    variance: Literal["fixed_large", "fixed_small", "learned"] = "fixed_large",
+    objective: Literal["simple", "hybrid", "vlb"] = "simple",
+    weight: Literal["none", "min_snr", "p2"] = "none",
     clip_x0: bool = True,
     class_conditional: bool = False,
     label_dropout: Decay = 0.1,
@@ -131,36 +137,140 @@ def make(
       network: see `nets.backbones`; by default told the paper's step, t - 1.
       timesteps, schedule: see `get_beta_schedule`.
       prediction: what the network tells. The loss is the mean squared error in it.
-      variance: of the reverse steps, "fixed_large" (beta) or "fixed_small" (beta-tilde).
+      variance: of the reverse steps, "fixed_large" (beta), "fixed_small" (beta-tilde) or, of images, "learned" between them.
+      objective: "simple" (L_simple), or, where the variance is learned, "hybrid" (and 0.001 L_vlb) or "vlb" (L_vlb alone, its
+        steps drawn by `diffusion.resampling`).
+      weight: of L_simple, see `losses.min_snr` and `losses.p2`.
+      axis_name: over which "vlb" gathers the losses of the batch.
       clip_x0: clip the estimate of x0 to [-1, 1] at every step, in sampling and in the bound; points are not clipped.
       class_conditional, label_dropout: tell the network the label, but for this share of the batch (Ho & Salimans 2022).
 
-    Sampling options: `denoising.denoising_model`; by default T steps of "ancestral". The likelihood "variational_bound", of
-    images, takes `terms` and `full` (see `likelihood.variational_bound`). Raises InputError for settings that do not fit.
+    Sampling options: `sampling.sampling_of`; by default T steps of "ancestral", which asks a guided network of learned variance
+    once more. The likelihood "variational_bound", of images, takes `terms` and `full` (see `likelihood.variational_bound`).
+    Raises InputError for settings that do not fit.
     """
-    path = discrete_path(get_beta_schedule(schedule, timesteps))
+    learned = variance == "learned"
+    if learned != (objective != "simple") or (learned and len(image_shape) != 3) or (objective == "vlb" and weight != "none"):
+        raise InputError(
+            f"variance={variance}, objective={objective} and weight={weight} do not fit together: a learned variance is one of "
+            "images, and needs the objective hybrid or vlb, which need it; vlb has no weight"
+        )
+    path, classes = discrete_path(get_beta_schedule(schedule, timesteps)), classes_of(num_classes, class_conditional)
+    weights = WEIGHTS[weight](prediction)
+    sampled = {
+        "sampling": {"sampler": "ancestral", "steps": timesteps, "spacing": "nodes"},
+        "num_classes": classes,
+        "label_dropout": label_dropout,
+        "clip_x0": clip_x0,
+        "ode_spacing": "quadratic",
+    }
+    if learned:
+        net = backbone(network, image_shape, dtype, num_classes=classes, out_channels=2 * image_shape[-1])
+        return improved(image_shape, path, net, prediction, objective, weights, axis_name, **sampled)
 
     def likelihoods(estimate):
-        def bound(variables, keys, images, labels=None, *, terms: Terms = 20, full: bool = False):
-            denoiser = estimate(variables, keys, labels)
-            return variational_bound(path, denoiser, keys, images, variance=variance, terms=terms, full=full)
-
+        bound = partial(_bound, path, estimate, variance=variance)
         return (Likelihood("variational_bound", "bound", bound),) if len(image_shape) == 3 else ()
 
     return denoising_model(
         "ddpm",
         image_shape,
         path,
-        backbone(network, image_shape, dtype),
+        backbone(network, image_shape, dtype, num_classes=classes),
         prediction,
         losses.nodes(path),
         clock="index",
-        sampling={"sampler": "ancestral", "steps": timesteps, "spacing": "nodes"},
         term=f"{prediction}_mse",
-        num_classes=classes_of(num_classes, class_conditional),
-        label_dropout=label_dropout,
-        clip_x0=clip_x0,
+        weight=weights,
         choices=plans.SAMPLERS | {"ancestral": partial(samplers.ancestral, variance=variance)},
-        ode_spacing="quadratic",
         likelihoods=likelihoods,
+        **sampled,
     )
+
+
+WEIGHTS = {"none": lambda prediction: None, "min_snr": losses.min_snr, "p2": losses.p2}
+
+
+def _bound(path, estimate, variables, keys, images, labels=None, *, terms: Terms = 20, full: bool = False, **variance):
+    denoiser = estimate(variables, keys, labels)
+    return variational_bound(path, denoiser, keys, images, terms=terms, full=full, **variance)
+
+
+# --- learned variances --------------------------------------------------------------------------------------------------------
+
+
+def improved(
+    image_shape: tuple[int, ...],
+    path: Path,
+    network: Network,
+    prediction: str,
+    objective: str,
+    weight: losses.Weight | None = None,
+    axis_name: str | None = None,
+    **sampled: Any,
+) -> Model:
+    """Improved DDPM (Nichol & Dhariwal 2021, https://arxiv.org/abs/2102.09672): the network tells the variance, too.
+
+    It answers 2C numbers a pixel: the prediction, and v in about [-1, 1], where (v + 1) / 2 of the logarithm of the variance is
+    that of beta and the rest that of beta-tilde (eq. 15). The bound L_vlb is in bits/dim, all T steps of it:
+
+        L_hybrid = L_simple + 0.001 L_vlb,    in which L_vlb moves the variance only.                                   (eq. 16)
+    """
+    base, pixels, T = named(prediction), math.prod(image_shape), int(path.t_max)
+    first = Prediction(base.target, lambda answer, x_t, c: base.x0(halves(answer)[0], x_t, c))
+    labels_of = {name: sampled[name] for name in ("num_classes", "label_dropout")}
+    predictor = make_predictor(path, network, first, "index", sampled["num_classes"])
+
+    def share_of(params, labels, **training):
+        ask = predictor.answer(params["network"], labels, **training)
+        return lambda x_t, t: (halves(ask(x_t, t))[1] + 1) / 2
+
+    def loss(params, state, key, batch, *, step, train):
+        x, labels, _, eps = training_inputs(batch, train, **labels_of)
+        (time_keys,) = streams(batch.keys, "time")
+        t, importance = jax.vmap(losses.nodes(path))(time_keys), 1.0
+        if objective == "vlb":
+            t, importance = resampling.draw(resampling.History(**state), time_keys)
+            t = t.astype(x.dtype)
+        x_t = q_sample(path, x, t, eps)
+        answer = predictor.answer(params["network"], labels, train=train, key=key)(x_t, t)
+        ours, v = halves(answer)
+        x0 = to_x0(path, base, ours if objective == "vlb" else jax.lax.stop_gradient(ours), x_t, t)
+        images = jnp.round((x + 1) * 127.5).astype(jnp.uint8)
+        vlb = T * term(path, images, t, x0, share=(v + 1) / 2) / (pixels * math.log(2))
+        if objective == "vlb":
+            history = resampling.record(resampling.History(**state), t.astype(jnp.int32), vlb, axis_name)
+            value = (importance * vlb).mean()
+            return value, (jax.lax.stop_gradient(history._asdict()) if train else state, {"vlb": value})
+        simple = losses.denoising_loss(path, base, lambda x_t, t: ours, x, t, eps, weight).mean()
+        return simple + 0.001 * vlb.mean(), (state, {f"{prediction}_mse": simple, "vlb": vlb.mean()})
+
+    known = partial(known_labels, num_classes=sampled["num_classes"], taught_marginal=bool(sampled["label_dropout"]))
+
+    def ancestral(variables, keys, labels):
+        return partial(samplers.learned_ancestral, share_of=share_of(variables.params, known(keys, labels)))
+
+    def likelihoods(estimate):
+        def bound(variables, keys, images, labels=None, *, terms: Terms = 20, full: bool = False):
+            share = share_of(variables.params, known(keys, labels))
+            return _bound(path, estimate, variables, keys, images, labels, terms=terms, full=full, share_of=share)
+
+        return (Likelihood("variational_bound", "bound", bound),)
+
+    return model_of(
+        "ddpm",
+        image_shape,
+        path,
+        predictor,
+        (Objective("ddpm", loss),),
+        state=resampling.empty(T)._asdict() if objective == "vlb" else {},
+        choices=plans.SAMPLERS | {"ancestral": lambda path, denoiser: samplers.ancestral(path, denoiser)},
+        of_model={"ancestral": ancestral},
+        likelihoods=likelihoods,
+        **sampled,
+    )
+
+
+def halves(answer: Float[Array, "batch height width 2*channel"]) -> tuple[Images, Images]:
+    """What a network of learned variance answers: the prediction, and v."""
+    return tuple(jnp.split(answer, 2, axis=-1))

@@ -8,13 +8,14 @@ asked for, have unit variance at every level (eq. 7; `diffusion.predictions.prec
 
 It is trained at levels that matter, ln sigma ~ N(P_mean, P_std^2), with the weight 1 / c_out^2 (eq. 8), which is to say that
 
-    loss = E |F - (x0 - c_skip x) / c_out|^2,
+    loss = E ||F - (x0 - c_skip x) / c_out||^2,
 
-unweighted. Training images are augmented, and the network is told how (appendix F.2). Samples are made by Heun's method on a
-grid that is even in sigma^(1/7) (algorithm 1), or with some noise added on the way (algorithm 2: the options s_churn, s_min,
-s_max and s_noise of the sampler "heun").
+unweighted, a sum over pixels. Training images are augmented, and the network is told how (appendix F.2). Samples are made by
+Heun's method on a grid that is even in sigma^(1/7) (algorithm 1), or with some noise added on the way (algorithm 2: the options
+s_churn, s_min, s_max and s_noise of the sampler "heun").
 """
 
+import math
 from functools import partial
 from typing import Any
 
@@ -70,6 +71,7 @@ def make(
         preconditioned(sigma_data),
         losses.log_normal(path, P_mean, P_std),
         clock="log_sigma",
+        weight=lambda c: math.prod(image_shape) * jnp.ones_like(c.sigma),
         num_classes=classes,
         label_dropout=label_dropout,
         augmentation=Augmentation(geometric, augment.LABELS) if augment_probability and len(image_shape) == 3 else None,

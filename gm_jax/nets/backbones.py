@@ -30,11 +30,14 @@ PAPER_MULTIPLIERS = (1, 2, 2, 2)  # of the CIFAR-10 networks of DDPM, NCSN and N
 def unet(
     image_shape: tuple[int, ...],
     dtype: jnp.dtype,
+    out_channels: int | None = None,
     *,
     channels: Channels = 128,
     channel_multipliers: tuple[Count, ...] = (),
     num_res_blocks: Count = 2,
     attention_resolutions: tuple[Whole, ...] = (16,),
+    num_heads: Count = 1,
+    scale_shift: bool = False,
     dropout: Decay = 0.1,
     remat: bool = False,
     clock: Clock = "auto",
@@ -43,8 +46,10 @@ def unet(
     _check_image("unet", image_shape)
     multipliers = channel_multipliers or fitting_multipliers(image_shape[:2], PAPER_MULTIPLIERS)
     check_divisible(image_shape[:2], multipliers)
-    net = UNet(image_shape[-1], channels, multipliers, num_res_blocks, attention_resolutions, dropout, remat, dtype)
-    return of_module(net, clock)
+    if channels % num_heads:
+        raise InputError(f"num_heads={num_heads} do not divide {channels} channels; take a divisor")
+    sizes = (out_channels or image_shape[-1], channels, multipliers, num_res_blocks, attention_resolutions, dropout)
+    return of_module(UNet(*sizes, remat, num_heads, scale_shift, dtype), clock)
 
 
 @checked
@@ -75,6 +80,7 @@ def song_unet(
     image_shape: tuple[int, ...],
     dtype: jnp.dtype,
     num_classes: int | None = None,
+    out_channels: int | None = None,
     *,
     channels: Channels = 128,
     channel_multipliers: tuple[Count, ...] = (),
@@ -93,7 +99,7 @@ def song_unet(
     _check_image("song_unet", image_shape)
     multipliers = channel_multipliers or fitting_multipliers(image_shape[:2], (2, 2, 2))
     check_divisible(image_shape[:2], multipliers)
-    sizes = (image_shape[-1], channels, multipliers, num_res_blocks, attention_resolutions, dropout)
+    sizes = (out_channels or image_shape[-1], channels, multipliers, num_res_blocks, attention_resolutions, dropout)
     net = SongUNet(*sizes, embedding, encoder, num_classes or 0, remat, dtype)
     return of_module(net, clock)
 
@@ -128,12 +134,16 @@ def backbone(settings: Mapping[str, Any], image_shape: tuple[int, ...], dtype: A
     told: what the network's function takes of
       num_levels: how many noise levels its model tells it apart, by index; None: it is told any time, or none.
       num_classes: how many of the condition's entries are a one-hot label, the first ones; None: none of them.
+      out_channels: how many numbers it answers for each pixel; None: as many as it sees.
 
     Raises InputError for an unknown name, for settings that it has not, and for images that it cannot halve.
     """
     given = dict(settings)
     function = find(given.pop("name"))
     taken = inspect.signature(function).parameters
+    if told.get("out_channels") and "out_channels" not in taken:
+        able = [name for name, other in BACKBONES.items() if "out_channels" in inspect.signature(other).parameters]
+        raise InputError(f"network {settings['name']!r} answers as many numbers as it sees; take {' or '.join(able)}")
     try:
         return function(tuple(image_shape), dtype, **{name: told[name] for name in told if name in taken}, **given)
     except TypeError as error:

@@ -27,7 +27,8 @@ zeros = nn.initializers.zeros
 class UNet(nn.Module):
     """(x [b,H,W,C], t [b] or scalar, condition [b,size] or None, train) -> float32 [b,H,W,out_channels]. All zeros at first.
 
-    A condition (a one-hot label, say) is added to the time embedding through a matrix of its own, without bias.
+    A condition (a one-hot label, say) is added to the time embedding through a matrix of its own, without bias. With
+    `scale_shift` the embedding scales and shifts what the second norm of a block gives, instead of being added before it.
 
     `channel_multipliers` gives one resolution each, halved from one to the next; H and W must be divisible by
     2^(len(channel_multipliers) - 1), else InputError. `attention_resolutions` names heights of feature maps. Weights are
@@ -42,6 +43,8 @@ class UNet(nn.Module):
     attention_resolutions: tuple[int, ...] = (16,)
     dropout: float = 0.1
     remat: bool = False
+    num_heads: int = 1
+    scale_shift: bool = False
     dtype: jnp.dtype = jnp.float32
 
     @nn.compact
@@ -61,9 +64,9 @@ class UNet(nn.Module):
 
         def block(h, level, name):
             channels = self.channels * self.channel_multipliers[level]
-            h = res_block(channels, self.dropout, self.dtype, name=name)(h, emb, train)
+            h = res_block(channels, self.dropout, self.dtype, self.scale_shift, name=name)(h, emb, train)
             attend = h.shape[1] in self.attention_resolutions
-            return AttentionBlock(self.dtype, name=f"{name}_attention")(h) if attend else h
+            return AttentionBlock(self.dtype, self.num_heads, name=f"{name}_attention")(h) if attend else h
 
         h = conv(self.channels, name="conv_in")(x).astype(self.dtype)
         skips = [h]
@@ -76,9 +79,9 @@ class UNet(nn.Module):
                 skips.append(h)
 
         middle = h.shape[-1]
-        h = res_block(middle, self.dropout, self.dtype, name="middle_block0")(h, emb, train)
-        h = AttentionBlock(self.dtype, name="middle_attention")(h)
-        h = res_block(middle, self.dropout, self.dtype, name="middle_block1")(h, emb, train)
+        h = res_block(middle, self.dropout, self.dtype, self.scale_shift, name="middle_block0")(h, emb, train)
+        h = AttentionBlock(self.dtype, self.num_heads, name="middle_attention")(h)
+        h = res_block(middle, self.dropout, self.dtype, self.scale_shift, name="middle_block1")(h, emb, train)
 
         for level in reversed(range(last + 1)):
             for i in range(self.num_res_blocks + 1):
@@ -125,13 +128,19 @@ class ResBlock(nn.Module):
     channels: int
     dropout: float
     dtype: jnp.dtype
+    scale_shift: bool = False
 
     @nn.compact
     def __call__(self, x: FeatureMap, emb: Float[Array, "batch embedding"], train: bool) -> FeatureMap:
         h = nn.swish(group_norm(x.shape[-1], self.dtype, name="norm0")(x))
         h = conv(self.channels, self.dtype, name="conv0")(h)
-        h = h + dense(self.channels, self.dtype, name="time")(nn.swish(emb))[:, None, None, :]
-        h = nn.swish(group_norm(self.channels, self.dtype, name="norm1")(h))
+        told = dense((1 + self.scale_shift) * self.channels, self.dtype, name="time")(nn.swish(emb))[:, None, None, :]
+        norm = group_norm(self.channels, self.dtype, name="norm1")
+        if self.scale_shift:
+            scale, shift = jnp.split(told, 2, axis=-1)
+            h = nn.swish(norm(h) * (1 + scale) + shift)
+        else:
+            h = nn.swish(norm(h + told))
         h = nn.Dropout(self.dropout, deterministic=not train)(h)
         h = conv(self.channels, self.dtype, kernel_init=zeros, name="conv1")(h)
         if x.shape[-1] != self.channels:
@@ -140,17 +149,31 @@ class ResBlock(nn.Module):
 
 
 class AttentionBlock(nn.Module):
-    """Self-attention over the pixels of a feature map: one head, pre-norm, residual; the output projection starts at zero."""
+    """Self-attention over the pixels of a feature map: pre-norm, residual; the output projection starts at zero."""
 
     dtype: jnp.dtype = jnp.float32
+    num_heads: int = 1
 
     @nn.compact
     def __call__(self, x: FeatureMap) -> FeatureMap:
         batch, height, width, channels = x.shape
         h = group_norm(channels, self.dtype, name="norm")(x).reshape(batch, height * width, channels)
         query, key, value = (dense(channels, self.dtype, name=name)(h) for name in ("query", "key", "value"))
-        h = dense(channels, self.dtype, kernel_init=zeros, name="out")(attention(query, key, value))
+        heads = (split_heads(a, self.num_heads) for a in (query, key, value))
+        h = dense(channels, self.dtype, kernel_init=zeros, name="out")(merge_heads(attention(*heads), self.num_heads))
         return x + h.reshape(x.shape)
+
+
+def split_heads(x: Float[Array, "batch n channel"], heads: int) -> Float[Array, "batch*heads n channel/heads"]:
+    """Heads as examples of their own."""
+    batch, n, channels = x.shape
+    return x.reshape(batch, n, heads, channels // heads).swapaxes(1, 2).reshape(batch * heads, n, channels // heads)
+
+
+def merge_heads(x: Float[Array, "batch*heads n channel/heads"], heads: int) -> Float[Array, "batch n channel"]:
+    """The inverse of `split_heads`."""
+    n, channels = x.shape[1:]
+    return x.reshape(-1, heads, n, channels).swapaxes(1, 2).reshape(-1, n, heads * channels)
 
 
 def conv(

@@ -8,7 +8,7 @@ from scipy import stats
 
 from gm_jax.diffusion import losses
 from gm_jax.diffusion.losses import denoising_loss
-from gm_jax.diffusion.paths import add_noise, log_snr
+from gm_jax.diffusion.paths import add_noise, coefficients, log_snr
 from gm_jax.diffusion.predictions import PREDICTIONS, preconditioned, target
 from tests.diffusion.gaussian import MEAN, PATHS, STD, denoiser
 
@@ -107,3 +107,23 @@ def test_log_normal_times_beyond_the_path_are_its_ends():
 def test_logit_normal_times_have_a_normal_logit(name):
     times = draws(losses.logit_normal(PATHS[name], mean=0.5, std=1.2)) / PATHS[name].t_max
     assert_normal(np.log(times / (1 - times)), 0.5, 1.2)
+
+
+@pytest.mark.parametrize(
+    ("make", "of_x0"), [(losses.min_snr, lambda snr: min(snr, 5)), (losses.p2, lambda snr: snr / (1 + snr))]
+)
+def test_weights_are_those_of_x0_whatever_is_predicted(make, of_x0):
+    """The same denoiser costs the same, said as eps, x0 or v."""
+    path, x0 = PATHS["cosine"], jnp.full((1, 4), 0.4)
+    eps, estimate = jax.random.normal(jax.random.key(0), (1, 4)), jnp.full((1, 4), -0.1)
+    for t in (20.0, 500.0, 950.0):
+        x_t, c = add_noise(path, x0, eps, t), coefficients(path, jnp.asarray(t), x0)
+        answers = {
+            "x0": estimate,
+            "eps": (x_t - c.alpha * estimate) / c.sigma,
+            "v": (c.alpha * x_t - (c.alpha**2 + c.sigma**2) * estimate) / c.sigma,
+        }
+        expected = of_x0(float((c.alpha / c.sigma) ** 2)) * 0.25
+        for prediction, answer in answers.items():
+            loss = losses.denoising_loss(path, prediction, lambda *_, a=answer: a, x0, t, eps, make(prediction))
+            np.testing.assert_allclose(loss, expected, rtol=2e-3)

@@ -178,7 +178,7 @@ def test_sampling_options_that_mean_nothing_are_refused(model, options, reason):
     "hparams, reason",
     [
         ({"prediction": "noise"}, "prediction is 'noise'; give 'eps' or 'x0' or 'v'"),
-        ({"variance": "learned"}, "variance is 'learned'"),
+        ({"variance": "huge"}, "variance is 'huge'"),
         ({"schedule": "sigmoid"}, "schedule is 'sigmoid'"),
         ({"timesteps": 10}, "take 21 or more"),
         ({"class_conditional": True}, "class_conditional=True needs labels"),
