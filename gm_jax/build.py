@@ -16,9 +16,11 @@ from gm_jax.nets import autoencoders, backbones
 from gm_jax.settings import CONTEXT, REQUIRED, Field, convert, describe, fields_of, section_of, unknown
 
 MODELS = {
+    "autoguided": "gm_jax.models.autoguided",
     "classifier": "gm_jax.models.classifier",
     "ddpm": "gm_jax.models.ddpm",
     "edm": "gm_jax.models.edm",
+    "guided": "gm_jax.models.guided",
     "mmd_vae": "gm_jax.models.mmd_vae",
     "ncsn": "gm_jax.models.ncsn",
     "score_sde": "gm_jax.models.score_sde",

@@ -24,6 +24,7 @@ IMAGES = np.uint8(127.5 * (X + 1))
 LABELS = np.arange(N) % CLASSES
 BATCH = Batch(jnp.asarray(X), jnp.asarray(LABELS), KEYS)
 
+ALWAYS = ["guided"]  # told labels whatever the settings
 CONDITIONAL = [f"{name} of labels" for name in MODELS if "class_conditional" in fields_of(find_make(name))]
 CASES = [*MODELS, *CONDITIONAL]
 NO_SAMPLES = ["classifier"]  # and says so
@@ -33,7 +34,17 @@ SAMPLING = [name for name in CASES if name not in NO_SAMPLES]
 TRAJECTORIES = [name for name in SAMPLING if name not in NO_TRAJECTORY]
 KINDS = {"exact", "bound", "estimate", "code", "energy"}
 
-NOISE_BASED = ["ddpm", "ddpm of labels", "edm", "edm of labels", "ncsn", "score_sde", "score_sde of labels"]
+NOISE_BASED = [
+    "autoguided",
+    "guided",
+    "ddpm",
+    "ddpm of labels",
+    "edm",
+    "edm of labels",
+    "ncsn",
+    "score_sde",
+    "score_sde of labels",
+]
 FEW = {name: {"steps": 3} for name in NOISE_BASED}  # for samples without delay
 DENOISING = [{}, {"steps": 3, "sampler": "heun"}, {"sampler": "ddim", "eta": 0.5, "spacing": "uniform"}, {"times": (0.4, 0.2)}]
 DENOISING += [{"sampler": "heun", "s_churn": 1.0, "s_min": 0.1, "s_max": 2.0, "s_noise": 1.1}, {"sampler": "unipc", "order": 3}]
@@ -41,7 +52,10 @@ DENOISING += [{"sampler": "unipc", "variant": "bh1"}, {"sampler": "dpmpp_3m", "a
 DENOISING += [{"sampler": "predictor_corrector", "snr": 0.2, "corrector_steps": 2}]
 GUIDED = [{"guidance_scale": 2.0}, {"guidance_scale": 2.0, "guidance_interval": (0.1, 1.0)}]
 LANGEVIN = {"epsilon": 1e-4, "inner_steps": 1, "start": "noise", "denoise": True}
-TAKEN = {  # all options of sampling, in sets that go together
+TAKEN = {
+    "autoguided": [*DENOISING, *GUIDED],
+    "guided": [*DENOISING, *GUIDED],
+} | {  # all options of sampling, in sets that go together
     "ddpm": [*DENOISING, {"variance": "fixed_small"}],
     "ddpm of labels": [*DENOISING, {"variance": "fixed_small"}, *GUIDED],
     "edm": DENOISING,
@@ -85,12 +99,20 @@ def case(name: str) -> Case:
     config = load_config(CONFIGS / f"{module}.py", "tiny")
     config["model"] |= {"class_conditional": True} if labelled else {}
     config = resolve(config)
-    if "dropout" in config["model"].get("network", {}):
-        config["model"]["network"]["dropout"] = 0.0  # drawn for the batch as a whole
+    without_dropout(config["model"])
     model = build_model(config, SHAPE, CLASSES)
     params, state = jax.eval_shape(model.init, jax.random.key(0), BATCH)
     variables = Variables(drawn(params), jax.tree.map(lambda a: 0.5 + 10 * abs(a), drawn(state)))  # no negative variance
     return Case(model, variables, quick_jit(partial(model.sample, **FEW.get(name, {}))))
+
+
+def without_dropout(settings: dict) -> None:
+    """Which is drawn for the batch as a whole."""
+    for name, value in settings.items():
+        if name == "dropout":
+            settings[name] = 0.0
+        elif isinstance(value, dict):
+            without_dropout(value)
 
 
 def calls_with_labels(name):
@@ -124,20 +146,20 @@ def refusal(call) -> type | None:
 
 def test_the_tables_are_those_of_the_models():
     assert [name for name in CASES if case(name).model.trajectory] == TRAJECTORIES
-    assert [name for name in CASES if case(name).model.num_classes is not None] == CONDITIONAL
-    assert {case(name).model.num_classes for name in CONDITIONAL} == {CLASSES}
+    assert [name for name in CASES if case(name).model.num_classes is not None] == [*ALWAYS, *CONDITIONAL]
+    assert {case(name).model.num_classes for name in [*ALWAYS, *CONDITIONAL]} == {CLASSES}
 
 
 # --- labels -------------------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", [name for name in CASES if name not in CONDITIONAL])
+@pytest.mark.parametrize("name", [name for name in CASES if name not in [*ALWAYS, *CONDITIONAL]])
 def test_labels_are_refused_by_all_functions_of_a_model_that_declares_none(name):
     for function, call in calls_with_labels(name).items():
         assert refusal(partial(call, LABELS)) is InputError, function
 
 
-@pytest.mark.parametrize("name", CONDITIONAL)
+@pytest.mark.parametrize("name", [*ALWAYS, *CONDITIONAL])
 def test_labels_are_taken_as_declared_and_no_others(name):
     for function, call in calls_with_labels(name).items():
         assert refusal(partial(call, LABELS)) is None, function
@@ -146,7 +168,7 @@ def test_labels_are_taken_as_declared_and_no_others(name):
             assert refusal(partial(call, labels)) is InputError, function
 
 
-@pytest.mark.parametrize("name", CONDITIONAL)
+@pytest.mark.parametrize("name", [*ALWAYS, *CONDITIONAL])
 def test_samples_depend_on_their_label(name):
     model, variables, sample = case(name)
     one, two = (np.asarray(sample(variables, KEYS, jnp.asarray(labels))) for labels in (LABELS, LABELS[::-1]))
@@ -243,7 +265,7 @@ def test_what_is_decoded_is_an_image_and_a_posterior_is_what_encode_draws_from(n
     assert image.shape == X.shape and z.shape == parameter.shape and len(z.shape) in (2, 3)
 
 
-@pytest.mark.parametrize("name", TRAJECTORIES)
+@pytest.mark.parametrize("name", [name for name in TRAJECTORIES if name not in ALWAYS])
 def test_latents_of_noise_are_shaped_as_the_images_that_they_stand_for(name):
     model, variables, _ = case(name)
     labels = None if model.num_classes is None else LABELS

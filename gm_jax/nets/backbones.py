@@ -108,6 +108,7 @@ def song_unet(
 def mlp(
     image_shape: tuple[int, ...],
     dtype: jnp.dtype,
+    out_channels: int | None = None,
     *,
     channels: Channels = 128,
     depth: Count = 4,
@@ -117,7 +118,7 @@ def mlp(
     """A residual perceptron for points (`nets.mlp.TimeMLP`)."""
     if len(image_shape) != 1:
         raise InputError(f"network mlp is for points, not for images of {'x'.join(map(str, image_shape))}; take unet")
-    return of_module(TimeMLP(channels, depth, dropout, dtype), clock)
+    return of_module(TimeMLP(channels, depth, dropout, dtype, out_channels), clock)
 
 
 BACKBONES = {"mlp": mlp, "refinenet": refinenet, "song_unet": song_unet, "unet": unet}

@@ -26,13 +26,14 @@ class MLP(nn.Module):
 class TimeMLP(nn.Module):
     """(x [b, dim], t [b] or scalar, condition [b, size] or None) -> float32 [b, dim]: residual layers, each told the time.
 
-    All zeros at initialisation, as the U-Net. `channels` is even and at least 4.
+    All zeros at initialisation, as the U-Net. `channels` is even and at least 4. `out_channels`: of the answer, if not dim.
     """
 
     channels: int = 128
     depth: int = 4
     dropout: float = 0.0
     dtype: jnp.dtype = jnp.float32
+    out_channels: int | None = None
 
     @nn.compact
     def __call__(
@@ -51,5 +52,5 @@ class TimeMLP(nn.Module):
             r = nn.Dense(self.channels, dtype=self.dtype, name=f"block{i}_0")(nn.swish(h + emb))
             r = nn.Dropout(self.dropout, deterministic=not train)(nn.swish(r))
             h = h + nn.Dense(self.channels, dtype=self.dtype, name=f"block{i}_1")(r)
-        zeros = nn.initializers.zeros
-        return nn.Dense(x.shape[-1], kernel_init=zeros, dtype=self.dtype, name="out")(nn.swish(h)).astype(jnp.float32)
+        out, zeros = self.out_channels or x.shape[-1], nn.initializers.zeros
+        return nn.Dense(out, kernel_init=zeros, dtype=self.dtype, name="out")(nn.swish(h)).astype(jnp.float32)

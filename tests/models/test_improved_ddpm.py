@@ -42,8 +42,8 @@ def make(monkeypatch):
 
 @pytest.mark.parametrize("objective", ["hybrid", "vlb"])
 def test_losses_and_gradients_are_those_of_the_authors(make, objective):
-    """`GaussianDiffusion.training_losses` of openai/improved-diffusion: LEARNED_RANGE and RESCALED_MSE or RESCALED_KL, given our
-    our steps and noise, and this network."""
+    """`GaussianDiffusion.training_losses` of openai/improved-diffusion, LEARNED_RANGE with RESCALED_MSE or RESCALED_KL, at our
+    steps and noise and with this network."""
     model = make(objective=objective)
     state = model.init(jax.random.key(0), BATCH).state
     loss = partial(model.objectives[0].loss, step=0, train=True)
