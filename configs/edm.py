@@ -57,7 +57,7 @@ def digits(config: ConfigDict) -> None:
 
 def digits_conditional(config: ConfigDict) -> None:
     digits(config)
-    config.model.update(class_conditional=True, label_dropout=0.1)
+    config.model.update(class_conditional=True, label_dropout=0.1)  # which the paper has not: for guidance
 
 
 def ring(config: ConfigDict) -> None:

@@ -14,6 +14,7 @@ class Meaning(NamedTuple):
 
 
 QUALITY, REPRESENTATION, LIKELIHOOD, RECONSTRUCTION = "sample quality", "representation", "likelihood", "reconstruction"
+SOLVERS = "solvers"
 
 # The first pattern that a name starts with decides; tables keep this order.
 MEANINGS = {
@@ -35,9 +36,11 @@ MEANINGS = {
     r"elbo_bits": Meaning(LIKELIHOOD, "ELBO", "lower", True),
     r"iwae_bits": Meaning(LIKELIHOOD, "IWAE", "lower", True),
     r"variational_bound_bits": Meaning(LIKELIHOOD, "variational bound", "lower", True),
+    r"ode_bits": Meaning(LIKELIHOOD, "probability-flow ODE", "lower", True),
     r"elbo": Meaning(LIKELIHOOD, "ELBO", "lower"),
     r"iwae": Meaning(LIKELIHOOD, "IWAE", "lower"),
     r"variational_bound": Meaning(LIKELIHOOD, "variational bound", "lower"),
+    r"ode": Meaning(LIKELIHOOD, "probability-flow ODE", "lower"),
     r"\w+_bits_per_dim$": Meaning(LIKELIHOOD, "negative log-likelihood", "lower", True),
     r"\w+_nats$": Meaning(LIKELIHOOD, "negative log-likelihood", "lower"),
     r"reconstruction_mse": Meaning(RECONSTRUCTION, "reconstruction MSE, pixels in [-1, 1]", "lower", True),
@@ -51,6 +54,8 @@ MEANINGS = {
     r"active_units": Meaning(REPRESENTATION, "latent dimensions in use", "", True),
     r"code_perplexity": Meaning(REPRESENTATION, "perplexity of the codes"),
     r"codes_used": Meaning(REPRESENTATION, "codes in use"),
+    r"solver_error": Meaning(SOLVERS, "root mean square error beside the ODE's solution", "lower"),
+    r"solver_": Meaning(SOLVERS, "distance of a solver's samples to the data", "lower"),
 }
 OTHER = Meaning("other", "")
 FLOOR = "_floor"  # ends the name of what real images get under the protocol that the rest of the name says

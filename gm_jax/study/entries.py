@@ -67,6 +67,14 @@ STUDIES: dict[str, tuple[Entry, ...]] = {
             samplings=({"eval.sample.inner_steps": 1, "eval.sample.epsilon": 1.07e-3}, *_ddim(20)),
         ),
         Entry("ddpm", "ddpm:digits", samplings=_ddim(10, 25, 50)),
+        Entry("ddpm-improved", "ddpm:digits_improved"),
+        Entry("edm", "edm:digits"),
+        Entry("score_sde", "score_sde:digits"),
+        Entry("score_sde-sub_vp", "score_sde:digits_sub_vp"),
+        Entry("score_sde-ve", "score_sde:digits_ve"),
+        Entry("autoguided", "autoguided:digits", samplings=({"eval.sample.guidance_scale": 1.0},)),
+        Entry("guided", "guided:digits", samplings=tuple({"eval.sample.guidance_scale": s} for s in (0.0, 3.0))),
+        Entry("edm-conditional", "edm:digits_conditional", samplings=({"eval.sample.guidance_scale": 2.0},)),
         Entry("vae-conditional", "vae:digits_conditional"),
         Entry("ddpm-conditional", "ddpm:digits_conditional", samplings=({"eval.sample.guidance_scale": 2.0}, *_ddim(50))),
     ),
@@ -77,6 +85,8 @@ STUDIES: dict[str, tuple[Entry, ...]] = {
         Entry("vqvae", "vqvae:tiny", shares=HALF),
         Entry("ncsn", "ncsn:tiny"),
         Entry("ddpm", "ddpm:tiny", samplings=_ddim(10)),
+        Entry("edm", "edm:tiny"),
+        Entry("score_sde", "score_sde:tiny"),
     ),
 }
 
