@@ -135,9 +135,9 @@ class Training:
 
     def run(self, images: Any) -> float:
         """As many steps as there are batches in uint8 [k, b, H, W, C]; the mean loss."""
-        self.state, output, _ = self.dispatch(self.state, images, None, jnp.int32(len(images)), ("ddpm",))
+        self.state, output, _ = self.dispatch(self.state, images, None, jnp.int32(len(images)), (self.objectives[0].name,))
         jax.block_until_ready(self.state)
-        total, count = output.metrics["ddpm/loss"]
+        total, count = output.metrics[f"{self.objectives[0].name}/loss"]
         return float(total / count)
 
 

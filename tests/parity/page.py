@@ -39,12 +39,12 @@ Compared by hand too, with the authors' own code at the commits that the goldens
 | geometric augmentation, 132 images of three sizes; its labels | NVlabs/edm `AugmentPipe` | 1.9e-05; 1.2e-07 |
 | EDM's train step with labels: loss, gradients | NVlabs/edm `EDMPrecond`, `EDMLoss` | 1.2e-07, 5.3e-06 relative |
 | EDM's sampler, 18 steps, without and with churn, float64 | NVlabs/edm `edm_sampler` | 1.0e-15 relative |
-| score SDEs' train steps (VE, VP, sub-VP; either weight): loss, gradients | score_sde_pytorch `get_sde_loss_fn` | 2.2e-07, 6.4e-06 relative |
+| score SDEs' train steps (three SDEs, both weights) | score_sde_pytorch `get_sde_loss_fn` | 2.2e-07, 6.4e-06 relative |
 | Euler-Maruyama (VP, sub-VP), 19 steps, float64 | score_sde_pytorch `EulerMaruyamaPredictor` | 1.2e-15 relative |
-| predictor-corrector (VE), 20 steps, one image, float64 | score_sde_pytorch `ReverseDiffusionPredictor`, `LangevinCorrector` | 1.4e-15 relative |
-| likelihood by the ODE, a Gaussian's denoiser (VP); latents | score_sde_pytorch `get_likelihood_fn` | 5e-06 bits/dim; 1.5e-05 relative |
-| L_hybrid and L_vlb: loss, gradients | openai/improved-diffusion `training_losses` | 4.7e-07, 1.2e-06 relative |
-| importance-sampled steps: probabilities | openai/improved-diffusion `LossSecondMomentResampler` | 2.3e-07 relative |
+| predictor-corrector (VE), 20 steps, one image, float64 | score_sde_pytorch `LangevinCorrector` | 1.4e-15 relative |
+| likelihood by the ODE (VP, a Gaussian); latents | score_sde_pytorch `get_likelihood_fn` | 5e-06 bits/dim; 1.5e-05 relative |
+| L_hybrid, L_vlb: loss, gradients | openai/improved-diffusion `training_losses` | 4.7e-07, 1.2e-06 relative |
+| probabilities of steps | openai/improved-diffusion `LossSecondMomentResampler` | 2.3e-07 relative |
 
 Numbers of the networks, the augmentation and improved DDPM are in `tests/golden`, and the tests beside them have the recipes.
 Their bound of a chain differs by up to 8e-04 relative: its discretized Gaussian has an approximate distribution function, ours
