@@ -107,9 +107,7 @@ def arrays(params: Mapping[str, Any], net: SongUNet) -> dict[str, np.ndarray]:
     def take(name: str) -> np.ndarray:
         if ".qkv." in name:
             return np.concatenate([take(name.replace("qkv", part)) for part in ("query", "key", "value")])
-        module, kind = (
-            name.split(".", 1)[1].rsplit(".", 1) if name.split(".")[0] in ("down", "middle", "up") else name.rsplit(".", 1)
-        )
+        module, kind = re.sub(r"^(down|middle|up)\.", "", name).rsplit(".", 1)
         norm = module.rsplit(".", 1)[-1].startswith("norm")
         value = flat.pop(f"{module}.{kind if kind == 'bias' else 'scale' if norm else 'kernel'}")
         return value.transpose(3, 2, 0, 1) if value.ndim == 4 else value.T
