@@ -5,9 +5,9 @@
 These are the defaults on a CPU; on a GPU 256 and 20. Needs PyTorch and diffusers (`pip install -e '.[bench]'`) and a C++
 compiler, with which `torch.compile` takes minutes.
 
-diffusers' loop is that of its pipelines: the network, then `DPMSolverMultistepScheduler.step`, for each step. The network is that
-of `benchmarks/ddpm.py`, with the same random weights, in channels_last, eager and compiled. In the second row a network answers
-nothing, so that the solver alone is timed.
+diffusers' loop is that of its pipelines: the network, then `DPMSolverMultistepScheduler.step`, for each step. The network is
+that of `benchmarks/ddpm.py`, with the same random weights, in channels_last, eager and compiled. In the second row a network
+answers nothing, so that the solver alone is timed.
 
 Checked before: that both make the same images of the same noise.
 """

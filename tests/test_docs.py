@@ -131,6 +131,8 @@ def obstacle_of_eval(command: Command) -> str:
     flags, _ = cli_flags.parse(cli_eval._parser(), command.args)
     if flags.images:
         return "" if flags.reference.startswith("digits:") else "needs Inception weights, or data"
+    if flags.tasks == "solvers":
+        return "takes minutes"
     if flags.tasks == "help" or (why := obstacle_of_run(RUNS[flags.workdir])):
         return "" if flags.tasks == "help" else why
     preset, fields = stand_in(RUNS[flags.workdir])

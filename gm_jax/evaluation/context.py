@@ -91,4 +91,5 @@ class Task(NamedTuple):
     sampler: bool = False  # does context.options bear on the result?
     judges: bool = False  # does it look through an extractor?
     scales: bool = False  # is a larger n a better measurement?
+    slow: bool = False  # is it left out of "all"?
     default_n: Callable[[Context], int] | None = None  # instead of `n`, where it depends on the data and the device

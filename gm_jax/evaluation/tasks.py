@@ -108,6 +108,7 @@ TASKS = {
         ("denoiser", "samples"),
         sampler=True,
         judges=True,
+        slow=True,
         default_n=default_n_of_solvers,
     ),
     "neighbours": Task(
@@ -149,11 +150,13 @@ def evaluate(names: Sequence[str], context: Context) -> dict[str, Any]:
     if not tasks:
         raise InputError(f"no task given; known tasks: {', '.join([*TASKS, 'all'])}")
     obstacles = {name: why for name, task in tasks.items() if (why := _obstacle(task, context))}
+    if everything:
+        obstacles = {name: "takes long; ask for it by name" for name, task in tasks.items() if task.slow} | obstacles
     if obstacles and not everything:
         name, why = next(iter(obstacles.items()))
         can_do = [name for name, task in TASKS.items() if not _obstacle(task, context)]
         raise InputError(f"cannot do task {name}: {why}; it can do: {', '.join(can_do) or 'none'}")
-    if any(task.judges for name, task in tasks.items() if name not in obstacles):
+    if not context.points and any(task.judges for name, task in tasks.items() if name not in obstacles):
         try:
             extractors.choose(context.judging, context.dataset)
         except InputError as error:
