@@ -94,6 +94,7 @@ class Likelihood(NamedTuple):
     name: str
     kind: str
     fn: Callable[..., Float[Array, " batch"]]
+    slow: bool = False  # is it left out where a model has others, unless asked for by name?
 
 
 class Diffusion(NamedTuple):

@@ -271,4 +271,4 @@ def flow_of(
             return marginal_over_classes(of_labels, len(images), mixture)
         return of_labels(given)
 
-    return Flow(encode, decode, Likelihood("ode", "estimate", nats))
+    return Flow(encode, decode, Likelihood("ode", "estimate", nats, slow=True))

@@ -1,7 +1,7 @@
 """How probable a model finds the test data."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -24,20 +24,32 @@ def likelihood(context: Context) -> dict[str, Any]:
     what the exact density gives, where that is known (`_floor`).
 
     An option that a likelihood was given (samples, terms, full ...) is part of its entry; one that none knows is an InputError.
+    The option `names` chooses among the likelihoods; without it slow ones are left out, where there are others.
     """
     options = dict(context.likelihood_options)
     given_labels = options.pop("given_labels", False)
     if given_labels and context.model.num_classes is None:
         raise InputError(f"eval.likelihood.given_labels: {context.model_name} is unconditional; leave it out")
-    known = {option for term in context.model.likelihoods for option in fields_of(term.fn)}
+    terms = chosen(context, options.pop("names", ()))
+    known = {option for term in terms for option in fields_of(term.fn)}
     for option in options:
         if option not in known:
             have = f"its likelihoods take {', '.join(sorted(known))}" if known else "its likelihoods take none"
             raise InputError(f"{context.model_name} has no likelihood option {option!r}; {have}")
     entries = {}
-    for term in context.model.likelihoods:
+    for term in terms:
         entries |= _entries(context, term, options, given_labels)
     return entries
+
+
+def chosen(context: Context, names: str | Sequence[str]) -> list[Likelihood]:
+    """The model's likelihoods of these names, one or several; of none the quick ones, or all if there are no quick ones."""
+    offered = {term.name: term for term in context.model.likelihoods}
+    names = [names] if isinstance(names, str) else list(names)
+    for name in names:
+        if name not in offered:
+            raise InputError(f"{context.model_name} has no likelihood {name!r}; it has {', '.join(offered)}")
+    return [offered[name] for name in names] or [term for term in offered.values() if not term.slow] or [*offered.values()]
 
 
 def _entries(context: Context, term: Likelihood, options: Mapping[str, Any], given_labels: bool) -> dict[str, Any]:

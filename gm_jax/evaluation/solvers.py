@@ -10,6 +10,7 @@ import jax
 import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.ticker import NullLocator
 
 from gm_jax.data.toys import TOYS
 from gm_jax.diffusion import plans
@@ -167,6 +168,8 @@ def picture(ways: Sequence[Way], name: str) -> bytes:
     plots[1].axhline(ways[0].distance, color="#888888", linewidth=1, label=f"the model's own, {ways[0].nfe} evaluations")
     for plot, title in zip(plots, ("error, beside 1000 steps of UniPC-3", name), strict=True):
         plot.set(title=title, xlabel="network evaluations", xscale="log", yscale="log")
+        plot.set_xticks(BUDGETS, map(str, BUDGETS))
+        plot.xaxis.set_minor_locator(NullLocator())
         plot.grid(color="#e5e5e5")
     plots[1].legend(frameon=False, fontsize=8, loc="center left", bbox_to_anchor=(1.0, 0.5))
     buffer = io.BytesIO()

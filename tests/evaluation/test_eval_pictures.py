@@ -65,9 +65,27 @@ def test_standard_error_of_one_value_is_unknown():
     assert mean_and_stderr(np.array([3.0])) == {"value": 3.0, "stderr": None}
 
 
+def test_slow_likelihoods_are_computed_where_there_is_no_other_or_when_they_are_named(context):
+    elbo, twice = context.model.likelihoods
+    slow = context._replace(n=2, model=context.model._replace(likelihoods=(elbo, twice._replace(slow=True))))
+    assert not any(name.startswith("twice") for name in likelihood(slow))
+    assert {name[:5] for name in likelihood(slow._replace(likelihood_options={"names": "twice"}))} == {"twice"}
+    assert {name[:5] for name in likelihood(slow._replace(likelihood_options={"names": ("elbo", "twice")}))} == {
+        "elbo_",
+        "twice",
+    }
+    alone = slow._replace(model=slow.model._replace(likelihoods=slow.model.likelihoods[1:]))
+    assert {name[:5] for name in likelihood(alone)} == {"twice"}
+
+
 @pytest.mark.parametrize(
     "options, reason",
-    [({"scale": 0}, "scale is 0"), ({"scale": "no"}, "scale is 'no'"), ({"k": 1}, "no likelihood option 'k'")],
+    [
+        ({"scale": 0}, "scale is 0"),
+        ({"scale": "no"}, "scale is 'no'"),
+        ({"k": 1}, "no likelihood option 'k'"),
+        ({"names": "x"}, "no likelihood 'x'; it has elbo, twice"),
+    ],
 )
 def test_options_of_likelihoods_that_make_no_sense_are_refused(context, options, reason):
     with pytest.raises(InputError, match=reason):
