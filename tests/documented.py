@@ -124,7 +124,8 @@ def small_preset(run: Run) -> str:
 
 def stand_in(run: Run) -> tuple[str, dict[str, str]]:
     """(preset, fields) of the run that is made in the place of a documented one."""
-    told = {"model.class_conditional": "True"} if run.config()["model"].get("class_conditional") else {}
+    model = run.config()["model"]
+    told = {f"model.{name}": str(model[name]) for name in ("class_conditional", "label_dropout") if model.get(name)}
     return small_preset(run), run.overrides | told | {key: str(value) for key, value in SMALL.items()}
 
 

@@ -79,7 +79,7 @@ def check_eval(command: Command) -> None:
     config = override(RUNS[flags.workdir].config(), overrides, cli_eval.RUN_FIELDS)
     model = model_of(config)
     balanced_labels(model.num_classes, N, config["eval"]["labels"])
-    known = {name for term in model.likelihoods for name in inspect.signature(term.fn).parameters} | {"given_labels"}
+    known = {name for term in model.likelihoods for name in inspect.signature(term.fn).parameters} | {"given_labels", "names"}
     assert set(config["eval"]["likelihood"]) <= known
 
 
@@ -139,7 +139,7 @@ def obstacle_of_eval(command: Command) -> str:
     config = RUNS[flags.workdir].config(preset, **fields)
     has_not = {need for need in NEEDS if "images" in need} if config["data"]["name"] in TOYS else set()
     asked = {arg.split("=")[0].rpartition(".")[2] for arg in command.args if arg.startswith("--config.eval.likelihood.")}
-    known = {option for term in model_of(config).likelihoods for option in fields_of(term.fn)} | {"given_labels"}
+    known = {option for term in model_of(config).likelihoods for option in fields_of(term.fn)} | {"given_labels", "names"}
     has_not |= {"likelihood"} if asked - known else set()
     lacking = [task for task in flags.tasks.split(",") if task in TASKS and has_not & set(TASKS[task].needs)]
     return f"its stand-in cannot do {', '.join(lacking)}" if lacking else ""
