@@ -37,11 +37,16 @@ class Batch(NamedTuple):
     `keys[i]` is `fold_in(fold_in(seed_key, step), i)` with i the index in the *global* batch: a loss that draws its noise
     from these keys draws the same noise whatever the device count, the microbatch size or the parallel mode. All objectives of
     a step see the same keys: whoever draws takes `streams` of names of its own.
+
+    `even` are numbers in [0, 1), uniform each, that lie evenly over the *global* batch, frac(u + i / n) with one u a step:
+    what is drawn by them varies less than what each example draws for itself (Kingma et al. 2021, appendix I.1). A batch that
+    is made by hand may have none.
     """
 
     x: Images  # in [-1, 1]; points as they are
     labels: Labels | None
     keys: Key  # [batch]
+    even: Float[Array, " batch"] | None = None
 
 
 class Objective(NamedTuple):
@@ -143,6 +148,14 @@ def batch_mean(x: Array, axis_name: str | None = None) -> Array:
 def batch_gather(x: Array, axis_name: str | None = None) -> Array:
     """The rows of the global batch, in order, on every device. Without `axis_name` `x` itself."""
     return x if axis_name is None else jax.lax.all_gather(x, axis_name, tiled=True)
+
+
+def batch_rows(x: Array, axis_name: str | None = None) -> Array:
+    """This device's rows of what stands for the global batch: the inverse of `batch_gather`."""
+    if axis_name is None:
+        return x
+    size = len(x) // jax.lax.psum(1, axis_name)
+    return jax.lax.dynamic_slice_in_dim(x, jax.lax.axis_index(axis_name) * size, size)
 
 
 def streams(keys: Key, *names: str) -> tuple[Key, ...]:

@@ -18,6 +18,7 @@ from gm_jax.evaluation.quality import default_n, quality
 from gm_jax.evaluation.reconstruction import reconstructions
 from gm_jax.evaluation.solvers import default_n as default_n_of_solvers
 from gm_jax.evaluation.solvers import solvers
+from gm_jax.evaluation.straightness import has_straight_lines, straightness
 
 NEEDS = {  # what a task may ask of a model -> whether the model has it
     "samples": pictures.has_samples,
@@ -28,6 +29,7 @@ NEEDS = {  # what a task may ask of a model -> whether the model has it
     "decoder": lambda c: c.model.decode is not None,
     "continuous latent": pictures.latent_is_continuous,
     "denoiser": lambda c: c.model.diffusion is not None,
+    "path of straight lines": has_straight_lines,
     "denoising trajectory": lambda c: c.model.trajectory is not None,
     "likelihood": lambda c: bool(c.model.likelihoods),
     "posterior": has_posterior,
@@ -110,6 +112,13 @@ TASKS = {
         judges=True,
         slow=True,
         default_n=default_n_of_solvers,
+    ),
+    "straightness": Task(
+        straightness,
+        "how straight the way of n samples from noise is",
+        256,
+        ("path of straight lines",),
+        scales=True,
     ),
     "neighbours": Task(
         neighbours,

@@ -54,6 +54,7 @@ MEANINGS = {
     r"active_units": Meaning(REPRESENTATION, "latent dimensions in use", "", True),
     r"code_perplexity": Meaning(REPRESENTATION, "perplexity of the codes"),
     r"codes_used": Meaning(REPRESENTATION, "codes in use"),
+    r"straightness": Meaning(SOLVERS, "variance of the velocity on the way from noise to data; 0: straight", "lower"),
     r"solver_error": Meaning(SOLVERS, "root mean square error beside the ODE's solution", "lower"),
     r"solver_": Meaning(SOLVERS, "distance of a solver's samples to the data", "lower"),
 }

@@ -69,6 +69,8 @@ STUDIES: dict[str, tuple[Entry, ...]] = {
         Entry("ddpm", "ddpm:digits", samplings=_ddim(10, 25, 50)),
         Entry("ddpm-improved", "ddpm:digits_improved"),
         Entry("edm", "edm:digits"),
+        Entry("flow_matching", "flow_matching:digits"),
+        Entry("flow_matching-ot", "flow_matching:digits_ot"),
         Entry("score_sde", "score_sde:digits"),
         Entry("score_sde-sub_vp", "score_sde:digits_sub_vp"),
         Entry("score_sde-ve", "score_sde:digits_ve"),
@@ -86,6 +88,7 @@ STUDIES: dict[str, tuple[Entry, ...]] = {
         Entry("ncsn", "ncsn:tiny"),
         Entry("ddpm", "ddpm:tiny", samplings=_ddim(10)),
         Entry("edm", "edm:tiny"),
+        Entry("flow_matching", "flow_matching:tiny"),
         Entry("score_sde", "score_sde:tiny"),
     ),
 }

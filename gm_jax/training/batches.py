@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, UInt8
 
-from gm_jax.core import Batch, Key, Labels
+from gm_jax.core import Batch, Key, Labels, streams
 from gm_jax.errors import InputError
 from gm_jax.images import to_float
 
@@ -47,10 +47,16 @@ def make_batch(
     data: UInt8[Array, "batch h w c"] | Float[Array, "batch dim"],
     labels: Labels | None,
     flip: bool,
+    total: int | None = None,
 ) -> Batch:
-    """A batch from stored data: images in [-1, 1], points as they are. `index` is each example's place in the global batch."""
+    """A batch from stored data: images in [-1, 1], points as they are.
+
+    `index` is each example's place in the global batch, of `total` examples; None: of these.
+    """
     x = to_float(data) if data.dtype == jnp.uint8 else data
     if flip:
         mirrored = jax.vmap(jax.random.bernoulli)(example_keys(keys.augment, step, index))
         x = jnp.where(mirrored[:, None, None, None], x[:, :, ::-1], x)
-    return Batch(x, labels, example_keys(keys.noise, step, index))
+    (shared,) = streams(jax.random.fold_in(keys.noise, step), "even")
+    even = (jax.random.uniform(shared) + index / (total or len(index))) % 1.0
+    return Batch(x, labels, example_keys(keys.noise, step, index), even)

@@ -205,7 +205,8 @@ def make_train_step(
         now = train_state.step
         size = data.shape[0]
         device = jnp.int32(0) if axis_name is None else jax.lax.axis_index(axis_name)
-        batch = make_batch(keys, now, device * size + jnp.arange(size), data, labels, flip)
+        total = size if axis_name is None else size * jax.lax.psum(1, axis_name)
+        batch = make_batch(keys, now, device * size + jnp.arange(size), data, labels, flip, total)
         dropout = jax.random.fold_in(jax.random.fold_in(keys.dropout, now), device)
         output = StepOutput({}, {})
         for i, objective in enumerate(model.objectives):

@@ -287,7 +287,7 @@ def test_flips_are_a_function_of_seed_step_and_index():
         return make_batch(keys, step, index, jnp.asarray(images[first:]), labels[first:], flip)
 
     def flipped(step, keys=keys, **options) -> np.ndarray:
-        x, got, _ = batch(step, keys, **options)
+        x, got, *_ = batch(step, keys, **options)
         first = options.get("first", 0)
         np.testing.assert_array_equal(got, labels[first:])
         levels = to_uint8(np.asarray(x))
@@ -303,6 +303,16 @@ def test_flips_are_a_function_of_seed_step_and_index():
         assert abs((other == first).mean() - 0.5) < 0.056
     np.testing.assert_array_equal(first[700:], flipped(5, first=700))
     assert not flipped(5, flip=False).any()
+
+
+def test_even_numbers_lie_evenly_over_the_batch_of_all_devices_and_differ_from_step_to_step():
+    points, keys = jnp.zeros((4, 2)), seed_keys(3)
+    whole = [make_batch(keys, step, jnp.arange(8), jnp.zeros((8, 2)), None, False).even for step in range(400)]
+    part = make_batch(keys, 5, jnp.arange(4, 8), points, None, False, total=8).even
+    np.testing.assert_array_equal(part, whole[5][4:])
+    np.testing.assert_allclose(np.diff(np.sort(whole[5])), 1 / 8, atol=1e-6)
+    first = np.sort([even[0] for even in whole])
+    assert np.abs(first - (np.arange(400) + 0.5) / 400).max() < 1.7 / 400**0.5  # Kolmogorov and Smirnov, 1 in 200
 
 
 # --- failures -----------------------------------------------------------------------------------------------------------------
