@@ -27,6 +27,7 @@ MODELS = {
     "reflow": "gm_jax.models.reflow",
     "score_sde": "gm_jax.models.score_sde",
     "vae": "gm_jax.models.vae",
+    "vdm": "gm_jax.models.vdm",
     "vqvae": "gm_jax.models.vqvae",
 }
 

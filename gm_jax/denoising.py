@@ -31,6 +31,7 @@ CLOCKS: dict[str, Callable[[Path, Time], Array]] = {
     # Song et al. 2021, whose code has them: 999 t, and ln sigma of pixels in [0, 1]
     "time_999": lambda path, t: 999 * t,
     "log_sigma_01": lambda path, t: jnp.log(path.sigma(t) / 2),
+    "time_1000": lambda path, t: 1000 * t,  # Kingma et al. 2021, whose code has it
 }
 
 NO_GUIDE = Guide(1.0, None)

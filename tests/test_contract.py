@@ -47,6 +47,8 @@ NOISE_BASED = [
     "reflow",
     "score_sde",
     "score_sde of labels",
+    "vdm",
+    "vdm of labels",
 ]
 FEW = {name: {"steps": 3} for name in NOISE_BASED}  # for samples without delay
 DENOISING = [{}, {"steps": 3, "sampler": "heun"}, {"sampler": "ddim", "eta": 0.5, "spacing": "uniform"}, {"times": (0.4, 0.2)}]
@@ -72,6 +74,8 @@ TAKEN = {
     "score_sde of labels": [*DENOISING, *GUIDED],
     "vae": [{}],
     "vae of labels": [{}],
+    "vdm": [*DENOISING, {"variance": "fixed_large"}],
+    "vdm of labels": [*DENOISING, *GUIDED],
     "vqvae": [{}, {"temperature": 0.5}],
     "vqvae of labels": [{}, {"temperature": 0.5}],
 }

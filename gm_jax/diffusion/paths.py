@@ -104,6 +104,27 @@ def ve_path(sigma_min: float = 0.02, sigma_max: float = 100.0, t_min: float = 1e
     return Path(lambda t: jnp.ones_like(jnp.asarray(t) * 1.0), sigma, t_of_log_snr, t_min, t_max=1.0)
 
 
+def log_snr_path(log_snr_min: float = -5.0, log_snr_max: float = 13.3, t_min: float = 1e-3) -> Path:
+    """Time is log-SNR (Kingma et al. 2021): from log_snr_max at t = 0 evenly to log_snr_min at t = 1, alpha^2 + sigma^2 = 1.
+
+    Below t_min sigma goes to 0 in a straight line. Raises ValueError unless log_snr_min < log_snr_max.
+    """
+    if not log_snr_min < log_snr_max:
+        raise ValueError(f"log_snr_min={log_snr_min:g} must be less than log_snr_max={log_snr_max:g}")
+
+    def sigma(t):
+        t = jnp.asarray(t) * 1.0
+        of_log_snr = lambda t: jnp.sqrt(jax.nn.sigmoid((log_snr_max - log_snr_min) * t - log_snr_max))  # noqa: E731
+        return jnp.where(t >= t_min, of_log_snr(jnp.maximum(t, t_min)), of_log_snr(t_min) * t / t_min)
+
+    def t_of_log_snr(log_snr):
+        t = (log_snr_max - log_snr) / (log_snr_max - log_snr_min)
+        below = t_min * jnp.sqrt(jax.nn.sigmoid(-log_snr)) / sigma(t_min)
+        return jnp.where(t >= t_min, t, below)
+
+    return Path(lambda t: jnp.sqrt((1 - sigma(t)) * (1 + sigma(t))), sigma, t_of_log_snr, t_min, t_max=1.0)
+
+
 def discrete_path(betas: Float[np.ndarray, " T"]) -> Path:
     """The variance-preserving chain of Ho et al. 2020, eq. 2-4, with betas[t-1] the variance added by step t = 1..T.
 

@@ -21,7 +21,7 @@ from gm_jax.nets.unet import UNet, check_divisible, fitting_multipliers
 from gm_jax.settings import Count, Decay, Whole, checked, even
 
 Channels = Annotated[int, even(4)]  # as many sines as cosines tell the time
-Clock = Literal["auto", "index", "none", "time", "log_sigma", "time_999", "log_sigma_01"]
+Clock = Literal["auto", "index", "none", "time", "log_sigma", "time_999", "time_1000", "log_sigma_01"]
 
 PAPER_MULTIPLIERS = (1, 2, 2, 2)  # of the CIFAR-10 networks of DDPM, NCSN and NCSNv2
 

@@ -74,6 +74,7 @@ STUDIES: dict[str, tuple[Entry, ...]] = {
         Entry("score_sde", "score_sde:digits"),
         Entry("score_sde-sub_vp", "score_sde:digits_sub_vp"),
         Entry("score_sde-ve", "score_sde:digits_ve"),
+        Entry("vdm", "vdm:digits"),
         Entry("autoguided", "autoguided:digits", samplings=({"eval.sample.guidance_scale": 1.0},)),
         Entry("guided", "guided:digits", samplings=tuple({"eval.sample.guidance_scale": s} for s in (0.0, 3.0))),
         Entry("edm-conditional", "edm:digits_conditional", samplings=({"eval.sample.guidance_scale": 2.0},)),
@@ -90,6 +91,7 @@ STUDIES: dict[str, tuple[Entry, ...]] = {
         Entry("edm", "edm:tiny"),
         Entry("flow_matching", "flow_matching:tiny"),
         Entry("score_sde", "score_sde:tiny"),
+        Entry("vdm", "vdm:tiny"),
     ),
 }
 
