@@ -49,7 +49,7 @@ def cifar10_ncsnpp(config: ConfigDict) -> None:
 
 def digits(config: ConfigDict) -> None:
     config.data.name = "digits"
-    config.model.sigma_data = 0.75
+    config.model.update(sigma_data=0.75, augment_probability=0.0)  # which takes longer than these steps to be of use
     config.model.network.update(channels=32, channel_multipliers=(1, 2), num_res_blocks=1, attention_resolutions=(4,))
     config.optimizer.update(learning_rate=2e-3, warmup_steps=100, ema_decay=0.995)
     config.train.update(steps=1200, batch_size=128, log_every=50, heldout_every=250, sample_every=400, checkpoint_every=400)
@@ -57,6 +57,7 @@ def digits(config: ConfigDict) -> None:
 
 def digits_conditional(config: ConfigDict) -> None:
     digits(config)
+    config.model.augment_probability = 0.12
     config.model.update(class_conditional=True, label_dropout=0.1)  # which the paper has not: for guidance
 
 
@@ -69,6 +70,7 @@ def ring(config: ConfigDict) -> None:
 
 def tiny(config: ConfigDict) -> None:
     digits(config)
+    config.model.augment_probability = 0.12
     config.model.network.update(channels=8, channel_multipliers=(1,), attention_resolutions=())
     config.optimizer.update(learning_rate=5e-3, warmup_steps=10, ema_decay=0.9)
     config.train.update(

@@ -67,6 +67,10 @@ def even(least: int) -> Constraint:
     return Constraint(f"that is even and at least {least}", lambda value: value >= least and value % 2 == 0)
 
 
+def odd(least: int) -> Constraint:
+    return Constraint(f"that is odd and at least {least}", lambda value: value >= least and value % 2 == 1)
+
+
 def up_to(low: float, high: float) -> Constraint:
     """The lower end included, the upper one not."""
     return Constraint(f"in [{low:g}, {high:g})", lambda value: low <= value < high)

@@ -84,7 +84,10 @@ def test_a_part_is_built_from_a_section_over_its_default():
         ({"name": "vae", "likelihood_variance": "best"}, "model.likelihood_variance is 'best'; .*above 0 or 'optimal'"),
         ({"name": "ddpm", "prediction": "noise"}, "model.prediction is 'noise'; give 'eps' or 'x0' or 'v'"),
         ({"name": "ddpm", "timesteps": 2.5}, "model.timesteps is 2.5; give a whole number of at least 1"),
-        ({"name": "ddpm", "network": {"name": "unit"}}, "unknown network 'unit'; choose mlp, refinenet, song_unet, unet"),
+        (
+            {"name": "ddpm", "network": {"name": "unit"}},
+            "unknown network 'unit'; choose dit, mlp, refinenet, song_unet, unet, uvit",
+        ),
         ({"name": "ddpm", "network": {"dropout": 1.5}}, r"model.network.dropout is 1.5; give a number in \[0, 1\)"),
         ({"name": "ddpm", "network": {"chanels": 3}}, "unknown field model.network.chanels; the nearest .* 'channels'"),
         ({"name": "ddpm", "network": {"name": "mlp"}}, "network mlp is for points"),

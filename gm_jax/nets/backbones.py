@@ -14,11 +14,14 @@ import jax.numpy as jnp
 
 from gm_jax.core import Network
 from gm_jax.errors import InputError, choose
+from gm_jax.nets.dit import DiT
 from gm_jax.nets.mlp import TimeMLP
 from gm_jax.nets.refinenet import RefineNet
 from gm_jax.nets.song_unet import SongUNet
+from gm_jax.nets.transformer import check_patches, fitting_patch
 from gm_jax.nets.unet import UNet, check_divisible, fitting_multipliers
-from gm_jax.settings import Count, Decay, Whole, checked, even
+from gm_jax.nets.uvit import UViT
+from gm_jax.settings import Count, Decay, Whole, checked, even, odd
 
 Channels = Annotated[int, even(4)]  # as many sines as cosines tell the time
 Clock = Literal["auto", "index", "none", "time", "log_sigma", "time_999", "time_1000", "log_sigma_01"]
@@ -105,6 +108,56 @@ def song_unet(
 
 
 @checked
+def dit(
+    image_shape: tuple[int, ...],
+    dtype: jnp.dtype,
+    num_classes: int | None = None,
+    out_channels: int | None = None,
+    *,
+    channels: Channels = 384,
+    depth: Count = 12,
+    num_heads: Count = 6,
+    patch_size: Whole = 0,
+    remat: bool = False,
+    clock: Clock = "auto",
+) -> Network:
+    """The diffusion Transformer (`nets.dit.DiT`), by default DiT-S; patch_size 0: see `nets.transformer.fitting_patch`."""
+    return _transformer(
+        DiT, "dit", image_shape, dtype, num_classes, out_channels, channels, depth, num_heads, patch_size, remat, clock
+    )
+
+
+@checked
+def uvit(
+    image_shape: tuple[int, ...],
+    dtype: jnp.dtype,
+    num_classes: int | None = None,
+    out_channels: int | None = None,
+    *,
+    channels: Channels = 512,
+    depth: Annotated[int, odd(1)] = 13,
+    num_heads: Count = 8,
+    patch_size: Whole = 0,
+    remat: bool = False,
+    clock: Clock = "auto",
+) -> Network:
+    """U-ViT (`nets.uvit.UViT`), by default the small one; patch_size 0: see `nets.transformer.fitting_patch`."""
+    return _transformer(
+        UViT, "uvit", image_shape, dtype, num_classes, out_channels, channels, depth, num_heads, patch_size, remat, clock
+    )
+
+
+def _transformer(
+    module, name, image_shape, dtype, num_classes, out_channels, channels, depth, num_heads, patch_size, remat, clock
+) -> Network:
+    _check_image(name, image_shape)
+    patch = patch_size or fitting_patch(image_shape[:2])
+    check_patches(image_shape[:2], patch, channels, num_heads)
+    sizes = (out_channels or image_shape[-1], channels, depth, num_heads, patch, num_classes or 0, remat, dtype)
+    return of_module(module(*sizes), clock)
+
+
+@checked
 def mlp(
     image_shape: tuple[int, ...],
     dtype: jnp.dtype,
@@ -121,7 +174,7 @@ def mlp(
     return of_module(TimeMLP(channels, depth, dropout, dtype, out_channels), clock)
 
 
-BACKBONES = {"mlp": mlp, "refinenet": refinenet, "song_unet": song_unet, "unet": unet}
+BACKBONES = {"dit": dit, "mlp": mlp, "refinenet": refinenet, "song_unet": song_unet, "unet": unet, "uvit": uvit}
 
 
 def find(name: str) -> Callable[..., Network]:

@@ -187,7 +187,7 @@ def test_sampling_options_that_mean_nothing_are_refused(model, options, reason):
 @pytest.mark.parametrize(
     ("hparams", "reason"),
     [
-        ({"network": {"name": "resnet"}}, "unknown network 'resnet'; choose mlp, refinenet, song_unet, unet"),
+        ({"network": {"name": "resnet"}}, "unknown network 'resnet'; choose dit, mlp, refinenet, song_unet, unet, uvit"),
         ({"network": {"name": "refinenet", "dropout": 0.1}}, "network 'refinenet'.*'dropout'"),
         ({"epsilon": 1.0}, "between 0 and"),
         ({"sigma_min": 3.0}, "sigma_min"),

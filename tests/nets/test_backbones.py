@@ -10,12 +10,14 @@ from gm_jax.nets.backbones import BACKBONES, backbone, find
 from tests.weights import drawn
 
 TINY = {
+    "dit": ({"channels": 8, "depth": 1, "num_heads": 2}, (4, 4, 2)),
     "mlp": ({"channels": 8, "depth": 2}, (3,)),
     "refinenet": ({"channels": 4, "channel_multipliers": (1,), "num_res_blocks": 1}, (4, 4, 2)),
     "song_unet": ({"channels": 8, "channel_multipliers": 1, "num_res_blocks": 1}, (4, 4, 2)),
     "unet": ({"channels": 8, "channel_multipliers": 1, "num_res_blocks": 1, "attention_resolutions": ()}, (4, 4, 2)),
+    "uvit": ({"channels": 8, "depth": 3, "num_heads": 2}, (4, 4, 2)),
 }
-CONDITIONAL = ["mlp", "song_unet", "unet"]  # the others take no condition
+CONDITIONAL = ["dit", "mlp", "song_unet", "unet", "uvit"]  # the others take no condition
 
 
 def tiny(name, **settings):
@@ -102,7 +104,7 @@ def test_the_clock_is_the_models_choice_unless_it_is_set():
 @pytest.mark.parametrize(
     ("settings", "shape", "reason"),
     [
-        ({"name": "vit"}, (8, 8, 1), "unknown network 'vit'; choose mlp, refinenet, song_unet, unet"),
+        ({"name": "vit"}, (8, 8, 1), "unknown network 'vit'; choose dit, mlp, refinenet, song_unet, unet, uvit"),
         ({"name": "unet", "depth": 3}, (8, 8, 1), "network 'unet': .*'depth'"),
         ({"name": "refinenet", "channels": 0}, (8, 8, 1), "channels is 0; give a whole number of at least 1"),
         ({"name": "unet", "channels": 5}, (8, 8, 1), "channels is 5; give a whole number that is even and at least 4"),

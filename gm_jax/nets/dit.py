@@ -1,0 +1,100 @@
+"""DiT, the diffusion Transformer (Peebles & Xie 2023, https://arxiv.org/abs/2212.09748), with adaLN-Zero.
+
+Patches become tokens with fixed positions. Every block normalises them without weights of its own; scale, shift and a gate on
+what it adds are functions of time and label, and are zero to begin with (section 3.2), so that a fresh network answers zero.
+"""
+
+import flax.linen as nn
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from gm_jax.nets.transformer import (
+    LabelEmbedding,
+    Perceptron,
+    SelfAttention,
+    Tokens,
+    patchify,
+    positions,
+    sinusoids,
+    unpatchify,
+)
+
+FREQUENCIES = 256  # sines and cosines that tell the time
+zeros, xavier = nn.initializers.zeros, nn.initializers.xavier_uniform()
+
+
+class DiT(nn.Module):
+    """(x [b, h, w, c], t [b] or scalar, condition [b, size] or None) -> float32 [b, h, w, out_channels].
+
+    The first `num_classes` entries of the condition are a one-hot label, or zeros; the others are what augmentation did.
+    """
+
+    out_channels: int
+    channels: int = 384
+    depth: int = 12
+    num_heads: int = 6
+    patch_size: int = 2
+    num_classes: int = 0
+    remat: bool = False
+    dtype: jnp.dtype = jnp.float32
+
+    @nn.compact
+    def __call__(
+        self,
+        x: Float[Array, "batch height width channel"],
+        t: Float[Array, " *batch"],
+        condition: Float[Array, "batch size"] | None = None,
+        train: bool = False,
+    ) -> Float[Array, "batch height width out"]:
+        size, patch = x.shape[1:3], self.patch_size
+        told = self.told(jnp.broadcast_to(t, x.shape[:1]), condition)
+        h = nn.Dense(self.channels, dtype=self.dtype, kernel_init=xavier, name="patches")(patchify(x, patch))
+        h = h + positions(size[0] // patch, size[1] // patch, self.channels).astype(self.dtype)
+        block = nn.remat(Block) if self.remat else Block
+        for i in range(self.depth):
+            h = block(self.num_heads, self.dtype, name=f"block{i}")(h, told)
+        shift, scale = modulation(2, told, self.channels, self.dtype, "modulation")
+        h = modulated(h, shift, scale, self.dtype).astype(jnp.float32)
+        out = nn.Dense(patch**2 * self.out_channels, kernel_init=zeros, name="out")(h)
+        return unpatchify(out, size, patch)
+
+    def told(self, t: Float[Array, " batch"], condition: Float[Array, "batch size"] | None) -> Float[Array, "batch channel"]:
+        """One vector of time, label and what else there is."""
+        normal = nn.initializers.normal(0.02)
+        h = nn.Dense(self.channels, dtype=self.dtype, kernel_init=normal, name="time0")(sinusoids(t, FREQUENCIES))
+        told = nn.Dense(self.channels, dtype=self.dtype, kernel_init=normal, name="time1")(nn.swish(h))
+        if self.num_classes:
+            told = told + LabelEmbedding(self.channels, self.dtype, name="label")(condition[:, : self.num_classes])
+        if condition is not None and condition.shape[1] > self.num_classes:
+            others = condition[:, self.num_classes :]
+            told = told + nn.Dense(self.channels, use_bias=False, dtype=self.dtype, name="condition")(others)
+        return told
+
+
+class Block(nn.Module):
+    """Attention, then a perceptron; each sees its input modulated, and is added through a gate."""
+
+    num_heads: int
+    dtype: jnp.dtype
+
+    @nn.compact
+    def __call__(self, x: Tokens, told: Float[Array, "batch channel"]) -> Tokens:
+        parts = modulation(6, told, x.shape[-1], self.dtype, "modulation")
+        for (shift, scale, gate), layer in (
+            (parts[:3], SelfAttention(self.num_heads, True, self.dtype, name="attention")),
+            (parts[3:], Perceptron(self.dtype, approximate=True, name="perceptron")),
+        ):
+            x = x + gate * layer(modulated(x, shift, scale, self.dtype))
+        return x
+
+
+def modulation(n: int, told: Float[Array, "batch channel"], channels: int, dtype: jnp.dtype, name: str) -> list[Array]:
+    """n vectors for each example, zero to begin with, [b, 1, channels]."""
+    out = nn.Dense(n * channels, dtype=dtype, kernel_init=zeros, name=name)(nn.swish(told))
+    return jnp.split(out[:, None], n, axis=-1)
+
+
+def modulated(x: Tokens, shift: Array, scale: Array, dtype: jnp.dtype) -> Tokens:
+    """Normalised, scaled and shifted."""
+    norm = nn.LayerNorm(epsilon=1e-6, use_bias=False, use_scale=False, dtype=dtype)
+    return norm(x) * (1 + scale) + shift

@@ -1,0 +1,84 @@
+"""U-ViT (Bao et al. 2023, https://arxiv.org/abs/2209.12152): a plain Transformer with the long skips of a U-Net.
+
+Time and label are tokens beside those of the patches (section 3.1); a block of the second half sees, joined to its input, what
+the one of the same depth in the first half gave.
+"""
+
+import flax.linen as nn
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from gm_jax.nets.transformer import LabelEmbedding, Perceptron, SelfAttention, Tokens, patchify, sinusoids, unpatchify
+
+normal = nn.initializers.truncated_normal(0.02)
+
+
+class UViT(nn.Module):
+    """(x [b, h, w, c], t [b] or scalar, condition [b, size] or None) -> float32 [b, h, w, out_channels].
+
+    The first `num_classes` entries of the condition are a one-hot label, or zeros; the others are what augmentation did, told
+    with the time. `depth` is odd.
+    """
+
+    out_channels: int
+    channels: int = 512
+    depth: int = 13
+    num_heads: int = 8
+    patch_size: int = 2
+    num_classes: int = 0
+    remat: bool = False
+    dtype: jnp.dtype = jnp.float32
+
+    @nn.compact
+    def __call__(
+        self,
+        x: Float[Array, "batch height width channel"],
+        t: Float[Array, " *batch"],
+        condition: Float[Array, "batch size"] | None = None,
+        train: bool = False,
+    ) -> Float[Array, "batch height width out"]:
+        size, patch = x.shape[1:3], self.patch_size
+        tokens = nn.Dense(self.channels, dtype=self.dtype, name="patches")(patchify(x, patch))
+        told = self.told(jnp.broadcast_to(t, x.shape[:1]), condition)
+        h = jnp.concatenate([*(token[:, None] for token in told), tokens], axis=1)
+        h = h + self.param("positions", normal, (1, *h.shape[1:])).astype(self.dtype)
+        block = nn.remat(Block) if self.remat else Block
+        half, skips = self.depth // 2, []
+        for i in range(half):
+            h = block(self.num_heads, self.dtype, name=f"in{i}")(h)
+            skips.append(h)
+        h = block(self.num_heads, self.dtype, name="middle")(h)
+        for i in range(half):
+            joined = jnp.concatenate([h, skips.pop()], axis=-1)
+            h = nn.Dense(self.channels, dtype=self.dtype, kernel_init=normal, name=f"skip{i}")(joined)
+            h = block(self.num_heads, self.dtype, name=f"out{i}")(h)
+        h = nn.LayerNorm(epsilon=1e-5, dtype=self.dtype, name="norm")(h).astype(jnp.float32)
+        h = nn.Dense(patch**2 * self.out_channels, kernel_init=normal, name="decode")(h[:, len(told) :])
+        return nn.Conv(self.out_channels, (3, 3), name="conv_out")(unpatchify(h, size, patch))
+
+    def told(self, t: Float[Array, " batch"], condition: Float[Array, "batch size"] | None) -> list[Array]:
+        """The tokens of the label, if there are labels, and of the time."""
+        time = sinusoids(t, self.channels).astype(self.dtype)
+        if condition is not None and condition.shape[1] > self.num_classes:
+            others = condition[:, self.num_classes :]
+            time = time + nn.Dense(self.channels, use_bias=False, dtype=self.dtype, name="condition")(others)
+        if not self.num_classes:
+            return [time]
+        return [LabelEmbedding(self.channels, self.dtype, name="label")(condition[:, : self.num_classes]), time]
+
+
+class Block(nn.Module):
+    """Attention, then a perceptron, each of the normalised tokens and added to them."""
+
+    num_heads: int
+    dtype: jnp.dtype
+
+    @nn.compact
+    def __call__(self, x: Tokens) -> Tokens:
+        x = x + SelfAttention(self.num_heads, False, self.dtype, name="attention")(norm("norm0", self.dtype)(x))
+        return x + Perceptron(self.dtype, approximate=False, name="perceptron")(norm("norm1", self.dtype)(x))
+
+
+def norm(name: str, dtype: jnp.dtype) -> nn.LayerNorm:
+    """With the epsilon of the authors."""
+    return nn.LayerNorm(epsilon=1e-5, dtype=dtype, name=name)
