@@ -144,7 +144,9 @@ def obstacle_of_run(run: Run) -> str:
 
 
 def train(run: Run) -> None:
-    """Makes the stand-in of a run, once."""
+    """Makes the stand-in of a run, once, and before it those of the runs that it begins from."""
+    for source in re.findall(r"=([^=,:]+):", run.overrides.get("train.init_from", "")):
+        train(RUNS[source])
     preset, fields = stand_in(run)
     if not Path(run.workdir, "config.json").is_file():
         flags = [f"--config={run.file}:{preset}", f"--workdir={run.workdir}"]

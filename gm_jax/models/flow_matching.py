@@ -1,8 +1,7 @@
-"""Flow matching (Lipman et al. 2022, https://arxiv.org/abs/2210.02747) and rectified flow (Liu et al. 2022,
-https://arxiv.org/abs/2209.03003).
+"""Flow matching, rectified flow and minibatch optimal transport (Lipman et al. 2022, https://arxiv.org/abs/2210.02747).
 
 Noise goes to an image along a straight line, at even speed. With t = 0 at the image and t = 1 at the noise (in the papers it is
-the other way round),
+the other way round; rectified flow is Liu et al. 2022, https://arxiv.org/abs/2209.03003),
 
     x_t = (1 - t) x0 + t eps,    dx_t / dt = eps - x0,
 
