@@ -6,6 +6,10 @@
     python train.py --config configs/autoguided.py:tiny       seconds: a check that everything works
 
 The paper has no CIFAR-10 model: "cifar10" has the settings of EDM, and a weak model of half its width. Not yet run here.
+
+Expected:
+    digits: Frechet distance 9.1 without guidance, 11.6 with it: so short a training is not what it is for
+        (results/digits/autoguided.json).
 """
 
 from ml_collections import ConfigDict

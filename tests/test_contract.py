@@ -54,7 +54,8 @@ FEW = {name: {"steps": 3} for name in NOISE_BASED}  # for samples without delay
 DENOISING = [{}, {"steps": 3, "sampler": "heun"}, {"sampler": "ddim", "eta": 0.5, "spacing": "uniform"}, {"times": (0.4, 0.2)}]
 DENOISING += [{"sampler": "heun", "s_churn": 1.0, "s_min": 0.1, "s_max": 2.0, "s_noise": 1.1}, {"sampler": "unipc", "order": 3}]
 DENOISING += [{"sampler": "unipc", "variant": "bh1"}, {"sampler": "dpmpp_3m", "authors": True}, {"sampler": "dpmpp_2s"}]
-DENOISING += [{"sampler": "predictor_corrector", "snr": 0.2, "corrector_steps": 2}]
+STRAIGHT = DENOISING  # of flows, which start from pure noise
+DENOISING = [*DENOISING, {"sampler": "predictor_corrector", "snr": 0.2, "corrector_steps": 2}]
 GUIDED = [{"guidance_scale": 2.0}, {"guidance_scale": 2.0, "guidance_interval": (0.1, 1.0)}]
 LANGEVIN = {"epsilon": 1e-4, "inner_steps": 1, "start": "noise", "denoise": True}
 TAKEN = {
@@ -65,17 +66,17 @@ TAKEN = {
     "ddpm of labels": [*DENOISING, {"variance": "fixed_small"}, *GUIDED],
     "edm": DENOISING,
     "edm of labels": DENOISING,
-    "flow_matching": DENOISING,
-    "flow_matching of labels": [*DENOISING, *GUIDED],
+    "flow_matching": STRAIGHT,
+    "flow_matching of labels": [*STRAIGHT, *GUIDED],
     "mmd_vae": [{}],
-    "reflow": DENOISING,
+    "reflow": STRAIGHT,
     "ncsn": [*DENOISING, LANGEVIN],
     "score_sde": DENOISING,
     "score_sde of labels": [*DENOISING, *GUIDED],
     "vae": [{}],
     "vae of labels": [{}],
     "vdm": [*DENOISING, {"variance": "fixed_large"}],
-    "vdm of labels": [*DENOISING, *GUIDED],
+    "vdm of labels": [*DENOISING, {"variance": "fixed_large"}, *GUIDED],
     "vqvae": [{}, {"temperature": 0.5}],
     "vqvae of labels": [{}, {"temperature": 0.5}],
 }
