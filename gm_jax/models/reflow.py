@@ -17,6 +17,7 @@ The teacher's weights are the state "teacher", put there by `train.init_from`; t
 Pairs are made anew for every batch, where the authors made a set of them beforehand: `teacher_steps` is what they cost.
 """
 
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -92,7 +93,7 @@ def make(
     return student._replace(init=init)
 
 
-def pairing(path: Path, sampler: str, steps: int):
+def pairing(path: Path, sampler: str, steps: int) -> Callable[[Denoiser, Key, Images], Images]:
     """(denoiser, keys, eps) -> the images that the denoiser's ODE makes of the noise. Raises InputError for other solvers."""
     if sampler not in plans.DETERMINISTIC:
         raise InputError(f"teacher_sampler={sampler!r} is none that follows an ODE; choose {', '.join(plans.DETERMINISTIC)}")

@@ -20,6 +20,7 @@ of it at high frequencies (section 4.5, appendix C).
 """
 
 import math
+from collections.abc import Callable
 from functools import partial
 from typing import Any, Literal, NamedTuple
 
@@ -96,7 +97,14 @@ def prior_nats(x: Images, gamma: Array) -> Float[Array, " batch"]:
     return ((mean_squared + variance - jnp.log(variance) - 1) / 2).sum(tuple(range(1, x.ndim)))
 
 
-def diffusion_nats(predict, gamma_of, x: Images, eps: Images, u: Float[Array, " batch"], steps: int = 0) -> Array:
+def diffusion_nats(
+    predict: Callable[[Images, Array], Images],
+    gamma_of: Callable[[Array], Array],
+    x: Images,
+    eps: Images,
+    u: Float[Array, " batch"],
+    steps: int = 0,
+) -> Float[Array, " batch"]:
     """The diffusion part at one u for each example, in continuous time or in so many steps, of which u chooses one (eq. 13).
 
     predict(z, gamma) -> eps; gamma_of(u) -> gamma.
