@@ -9,7 +9,7 @@ The paper has no CIFAR-10 model: "cifar10" has the settings of EDM, and a weak m
 
 Expected:
     digits: Frechet distance 9.1 without guidance, 11.6 with it: so short a training is not what it is for
-        (results/digits/autoguided.json).
+        (results/digits_noise/autoguided.json).
 """
 
 from ml_collections import ConfigDict

@@ -16,7 +16,7 @@ Expected:
     cifar10: FID 3.17 against the training images, IS 9.46, at most 3.75 bits/dim (the paper). Not yet run here.
     cifar10_improved: FID 3.19, at most 3.17 bits/dim (the paper). Not yet run here.
     digits: variational bound 4.60 bits/dim, readable digits, in two and a half minutes (results/digits/ddpm.json).
-    digits_improved: variational bound 4.20 bits/dim, in six minutes (results/digits/ddpm-improved.json).
+    digits_improved: variational bound 4.20 bits/dim, in six minutes (results/digits_noise/ddpm-improved.json).
     tiny: the loss falls from 0.80 to below 0.45.
 """
 

@@ -15,8 +15,9 @@ Expected:
     cifar10: FID 1.97, 35 network evaluations (the paper; the least of three measurements). Not yet run here.
     cifar10_conditional: FID 1.79 (the same). Not yet run here.
     cifar10_ncsnpp: FID 1.98 (the same). Not yet run here.
-    digits: Frechet distance 6.2, readable digits, in six minutes (results/digits/edm.json).
-    digits_conditional: 3.5, and of ten digits nine as asked for; guided by 2 all of them (results/digits/edm-conditional.json).
+    digits: Frechet distance 6.2, by the ODE 4.40 bits/dim, in six minutes (results/digits_noise/edm.json).
+    digits_conditional: 3.5, and of ten digits nine as asked for; guided by 2 all of them
+        (results/digits_noise/edm-conditional.json).
 """
 
 from ml_collections import ConfigDict

@@ -14,10 +14,12 @@
 Settings of "cifar10" and "cifar10_ot": atong01/conditional-flow-matching, examples/images/cifar10; of "cifar10_rectified":
 gnobitab/RectifiedFlow, ImageGeneration/configs; of "cifar10_log_normal": facebookresearch/flow_matching, examples/image.
 
-Expected (none run here yet):
+Expected (none of CIFAR-10 run here yet):
     cifar10, cifar10_ot: FID about 3.6 with 100 steps of Euler (README.md of the authors' code).
     cifar10_rectified: FID 2.58, IS 9.60, 127 network evaluations (Liu et al. 2022, table 1).
     cifar10_log_normal: FID 2.07 (README.md of the authors' code).
+    digits: Frechet distance 4.2, by the ODE 4.55 bits/dim, straightness 0.14, in seven minutes
+        (results/digits_noise/flow_matching.json).
 """
 
 from ml_collections import ConfigDict

@@ -8,7 +8,7 @@
 The paper has no CIFAR-10 model: "cifar10" has the settings of EDM, and a classifier of the project's own. Not yet run here.
 
 Expected:
-    digits: Frechet distance 6.2 without guidance, 3.9 at scale 1 and 2.4 at 3 (results/digits/guided.json).
+    digits: Frechet distance 6.2 without guidance, 3.9 at scale 1 and 2.4 at 3 (results/digits_noise/guided.json).
 """
 
 from ml_collections import ConfigDict

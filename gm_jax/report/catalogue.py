@@ -24,7 +24,7 @@ from gm_jax.settings import Field, describe, fields_of, section_of
 Summary = dict[str, Any]
 Entry = dict[str, Any]
 
-SHOWN = ("digits", "cifar10")  # data sets with a table in README.md
+SHOWN = ("digits", "digits_noise", "cifar10")  # folders of results with a table in README.md
 HEADS = ("model", "distance", "bits/dim", "NFE", "s / 1000 images")
 SECONDS = "cost_seconds_per_1000_samples"
 KINDS = {"exact": "exact", "bound": "upper bounds", "estimate": "estimates"}  # of likelihoods that give bits/dim
@@ -38,17 +38,17 @@ def generate(results: Path, readme: Path) -> dict[Path, str]:
     """The pages with all generated parts made anew: path -> text. Raises InputError for missing markers and damaged files."""
     runs, long, training = read(results), results / "README.md", readme.parent / "docs/training.md"
     text = insert(readme.read_text(), models(readme.parent), "models")
-    for data in SHOWN:
-        text = insert(text, short_table(runs, data, readme.parent), f"table of {data}")
+    for folder in SHOWN:
+        text = insert(text, short_table(runs, folder, readme.parent), f"table of {folder}")
     return {
         readme: text,
-        long: insert(long.read_text(), long_tables(list(runs.values()))),
+        long: insert(long.read_text(), long_tables(runs)),
         training: insert(training.read_text(), fields(), "fields"),
     }
 
 
 def read(results: Path) -> dict[Path, Summary]:
-    """The summaries of results/DATA/NAME.json. Raises InputError for a file that is damaged, and where there is none."""
+    """The summaries of results/FOLDER/NAME.json. Raises InputError for a file that is damaged, and where there is none."""
     found = {}
     for path in sorted(results.glob("*/*.json")):
         try:
@@ -57,7 +57,7 @@ def read(results: Path) -> dict[Path, Summary]:
         except (ValueError, TypeError, KeyError) as error:
             raise InputError(f"{path} is no summary of a run ({error!r}); write it anew, or remove it") from error
     if not found:
-        raise InputError(f"{results} holds no summaries; write some with --out {results}/DATA/NAME.json")
+        raise InputError(f"{results} holds no summaries; write some with --out {results}/FOLDER/NAME.json")
     return found
 
 
@@ -100,11 +100,12 @@ def insert(text: str, part: str, name: str = "results") -> str:
 # --- measurements -------------------------------------------------------------------------------------------------------------
 
 
-def long_tables(summaries: Sequence[Summary]) -> str:
-    """Markdown: for each data set a table, a row a run: what it is, what it cost, what it reached in the main metrics."""
+def long_tables(runs: Mapping[Path, Summary]) -> str:
+    """Markdown: for each folder, of one data set, a table, a row a run: what it is, what it cost, what its main metrics are."""
     parts = []
-    for data, members in tables.by_data_set(summaries).items():
-        labelled = tables.labelled([summaries[i] for i in members])
+    for folder in dict.fromkeys(path.parent.name for path in runs):
+        summaries = [s for path, s in runs.items() if path.parent.name == folder]
+        data, labelled = _data(folder, summaries), tables.labelled(summaries)
         cost = {label: _cost(s) for label, s in labelled.items()}
         markdown = tables.markdown_of(tables.build(labelled, main=True), cost, ["parameters", "trained for", "hardware"])
         parts.append(f"On {data}:\n\n{markdown}")
@@ -125,14 +126,21 @@ class Way(NamedTuple):
     nfe: int | None
 
 
-def short_table(runs: Mapping[Path, Summary], data: str, base: Path) -> str:
+def _data(folder: str, summaries: Sequence[Summary]) -> str:
+    """What the runs of a folder are of, in words."""
+    data = tables.data_set(summaries[0]) if summaries else folder
+    return data if data.split()[0] == folder else f"{data} ({folder})"
+
+
+def short_table(runs: Mapping[Path, Summary], folder: str, base: Path) -> str:
     """Markdown: what the protocol is, then a row a model, the way of its runs that has the lowest distance; real images last.
 
     Of the protocols for distances that which most runs share is shown, and no other; models without it are named. The same goes
     for bits/dim, where the lowest of a run counts. A conditional model has a row of its own. Links start at `base`.
     """
-    of_data = {path: s for path, s in runs.items() if tables.data_set(s) == data}
-    paths, summaries = list(of_data), list(of_data.values())
+    of_folder = {path: s for path, s in runs.items() if path.parent.name == folder}
+    paths, summaries = list(of_folder), list(of_folder.values())
+    data = _data(folder, summaries)
     distances = {key: of_runs for key, of_runs in tables.entries(summaries).items() if is_distance(key[0])}
     if not distances:
         return f"No distances on {data} yet.\n"
