@@ -71,6 +71,18 @@ def test_a_log_that_is_missing_or_being_written_is_read_as_far_as_it_goes(workdi
     assert summary.summarize(workdir)["steps"] == 0
 
 
+def test_a_folder_has_a_table_of_its_own(put, tmp_path, entry):
+    put("vae", metrics={DISTANCE: [entry(4.0)]})
+    put("edm", model="edm", metrics={DISTANCE: [entry(3.0)]})
+    (tmp_path / "results/digits_noise").mkdir()
+    (tmp_path / "results/digits/edm.json").rename(tmp_path / "results/digits_noise/edm.json")
+    (first, [vae, *_]), (second, [edm, *_]) = (short(tmp_path, folder) for folder in ("digits", "digits_noise"))
+    assert first.startswith("On digits. ") and "vae" in vae[0] and vae[1] == "4"
+    assert second.startswith("On digits (digits_noise). ") and "edm" in edm[0] and edm[1] == "3"
+    long = catalogue.long_tables(catalogue.read(tmp_path / "results"))
+    assert long.count("On digits:") == long.count("On digits (digits_noise):") == 1
+
+
 # --- the command --------------------------------------------------------------------------------------------------------------
 
 
@@ -197,7 +209,7 @@ def test_records_of_earlier_versions_share_a_table_with_todays(put, tmp_path, en
 )
 def test_every_record_lies_under_its_data_and_reads_in_todays_fields(path):
     config = json.loads(path.read_text())["config"]
-    assert config["data"]["name"] == path.parent.name
+    assert config["data"]["name"] == path.parent.name.partition("_")[0]
     model = catalogue.todays_fields(config["model"])
     assert set(model) == {"name", *fields_of(build.find_make(model["name"]))}
 
