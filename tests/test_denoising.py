@@ -39,6 +39,7 @@ def test_a_network_is_told_the_time_by_its_own_clock_or_else_by_the_models(clock
         "none": 0 * t,
         "log_sigma": log_ratio / 4,
         "time_999": 999 * t,
+        "time_1000": 1000 * t,
         "log_sigma_01": np.log(np.asarray(path.sigma(t), np.float64) / 2),
     }[clock]
     show = lambda x, t, *rest: like(t, x) + 0 * x  # noqa: E731
