@@ -99,5 +99,5 @@ def test_the_numbers_are_those_that_were_kept(name):
     kept, samples = GOLDEN[name], np.asarray(samples[:3], np.float64)
     sampled = kept[SAMPLERS[name][0]]
     np.testing.assert_allclose(losses, kept["loss"], rtol=1e-5)
-    np.testing.assert_allclose(samples.mean((1, 2, 3)), sampled["mean"], rtol=1e-5)
-    np.testing.assert_allclose(samples.std((1, 2, 3)), sampled["std"], rtol=1e-5)
+    for name, found in (("mean", samples.mean((1, 2, 3))), ("std", samples.std((1, 2, 3)))):
+        np.testing.assert_allclose(found, sampled[name], rtol=1e-5, atol=2e-6)  # a mean may be close to 0
