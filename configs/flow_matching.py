@@ -6,6 +6,8 @@
     python train.py --config configs/flow_matching.py:cifar10_log_normal     CIFAR-10, times as of EDM: 180 000 steps
     python train.py --config configs/flow_matching.py:digits                 8x8 digits, in minutes on two CPU cores
     python train.py --config configs/flow_matching.py:digits_ot              the same with minibatch optimal transport
+    python train.py --config configs/flow_matching.py:digits_dit             the same by a small DiT
+    python train.py --config configs/flow_matching.py:digits_uvit            the same by a small U-ViT
     python train.py --config configs/flow_matching.py:digits_conditional     the same, told which digit
     python train.py --config configs/flow_matching.py:ring                   points of a plane: eight Gaussians, in a minute
     python train.py --config configs/flow_matching.py:ring_ot                the same with minibatch optimal transport
@@ -71,6 +73,17 @@ def digits_ot(config: ConfigDict) -> None:
     config.model.coupling = "optimal_transport"
 
 
+def digits_dit(config: ConfigDict) -> None:
+    digits(config)
+    config.model.network = ConfigDict({"name": "dit", "channels": 128, "depth": 6, "num_heads": 4})
+    config.optimizer.learning_rate = 1e-3
+
+
+def digits_uvit(config: ConfigDict) -> None:
+    digits_dit(config)
+    config.model.network.update(name="uvit", depth=7)
+
+
 def digits_conditional(config: ConfigDict) -> None:
     digits(config)
     config.model.class_conditional = True
@@ -106,6 +119,8 @@ PRESETS = {
     "cifar10_log_normal": cifar10_log_normal,
     "digits": digits,
     "digits_ot": digits_ot,
+    "digits_dit": digits_dit,
+    "digits_uvit": digits_uvit,
     "digits_conditional": digits_conditional,
     "ring": ring,
     "ring_ot": ring_ot,

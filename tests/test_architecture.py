@@ -35,7 +35,7 @@ FLOORS = [
     {"experiment"},
     {"report"},
     {"cli"},
-    {"eval", "study", "train"},
+    {"eval", "pretrained", "study", "train"},
 ]
 # part of gm_jax -> the only parts that it imports besides itself
 ALLOWED_PARTS = {

@@ -41,18 +41,22 @@ def unet(
     attention_resolutions: tuple[Whole, ...] = (16,),
     num_heads: Count = 1,
     scale_shift: bool = False,
+    variant: Literal["ddpm", "adm"] = "ddpm",
     dropout: Decay = 0.1,
     remat: bool = False,
     clock: Clock = "auto",
 ) -> Network:
-    """The U-Net of DDPM (`nets.unet.UNet`); no multipliers: (1, 2, 2, 2), or as many of them as the image can be halved for."""
+    """The U-Net of DDPM (`nets.unet.UNet`); no multipliers: (1, 2, 2, 2), or as many of them as the image can be halved for.
+
+    variant: in the constants of the code of DDPM or of ADM, whose weights can then be loaded.
+    """
     _check_image("unet", image_shape)
     multipliers = channel_multipliers or fitting_multipliers(image_shape[:2], PAPER_MULTIPLIERS)
     check_divisible(image_shape[:2], multipliers)
     if channels % num_heads:
         raise InputError(f"num_heads={num_heads} do not divide {channels} channels; take a divisor")
     sizes = (out_channels or image_shape[-1], channels, multipliers, num_res_blocks, attention_resolutions, dropout)
-    return of_module(UNet(*sizes, remat, num_heads, scale_shift, dtype), clock)
+    return of_module(UNet(*sizes, remat, num_heads, scale_shift, variant, dtype), clock)
 
 
 @checked
@@ -118,13 +122,14 @@ def dit(
     depth: Count = 12,
     num_heads: Count = 6,
     patch_size: Whole = 0,
+    dropout: Decay = 0.0,
     remat: bool = False,
     clock: Clock = "auto",
 ) -> Network:
     """The diffusion Transformer (`nets.dit.DiT`), by default DiT-S; patch_size 0: see `nets.transformer.fitting_patch`."""
-    return _transformer(
-        DiT, "dit", image_shape, dtype, num_classes, out_channels, channels, depth, num_heads, patch_size, remat, clock
-    )
+    _check_transformer("dit", image_shape, channels, num_heads, patch_size)
+    sizes = (out_channels or image_shape[-1], channels, depth, num_heads, patch_size or fitting_patch(image_shape[:2]))
+    return of_module(DiT(*sizes, num_classes or 0, dropout, remat, dtype), clock)
 
 
 @checked
@@ -138,23 +143,14 @@ def uvit(
     depth: Annotated[int, odd(1)] = 13,
     num_heads: Count = 8,
     patch_size: Whole = 0,
+    dropout: Decay = 0.0,
     remat: bool = False,
     clock: Clock = "auto",
 ) -> Network:
     """U-ViT (`nets.uvit.UViT`), by default the small one; patch_size 0: see `nets.transformer.fitting_patch`."""
-    return _transformer(
-        UViT, "uvit", image_shape, dtype, num_classes, out_channels, channels, depth, num_heads, patch_size, remat, clock
-    )
-
-
-def _transformer(
-    module, name, image_shape, dtype, num_classes, out_channels, channels, depth, num_heads, patch_size, remat, clock
-) -> Network:
-    _check_image(name, image_shape)
-    patch = patch_size or fitting_patch(image_shape[:2])
-    check_patches(image_shape[:2], patch, channels, num_heads)
-    sizes = (out_channels or image_shape[-1], channels, depth, num_heads, patch, num_classes or 0, remat, dtype)
-    return of_module(module(*sizes), clock)
+    _check_transformer("uvit", image_shape, channels, num_heads, patch_size)
+    sizes = (out_channels or image_shape[-1], channels, depth, num_heads, patch_size or fitting_patch(image_shape[:2]))
+    return of_module(UViT(*sizes, num_classes or 0, dropout, remat, dtype), clock)
 
 
 @checked
@@ -219,3 +215,8 @@ def of_module(net: nn.Module, clock: str = "auto") -> Network:
 def _check_image(name: str, image_shape: tuple[int, ...]) -> None:
     if len(image_shape) != 3:
         raise InputError(f"network {name} is for images, not for points of {image_shape[0]} numbers; take mlp")
+
+
+def _check_transformer(name: str, image_shape: tuple[int, ...], channels: int, num_heads: int, patch_size: int) -> None:
+    _check_image(name, image_shape)
+    check_patches(image_shape[:2], patch_size or fitting_patch(image_shape[:2]), channels, num_heads)

@@ -16,6 +16,7 @@ from gm_jax.nets.transformer import (
     patchify,
     positions,
     sinusoids,
+    split_condition,
     unpatchify,
 )
 
@@ -27,6 +28,7 @@ class DiT(nn.Module):
     """(x [b, h, w, c], t [b] or scalar, condition [b, size] or None) -> float32 [b, h, w, out_channels].
 
     The first `num_classes` entries of the condition are a one-hot label, or zeros; the others are what augmentation did.
+    `dropout` is of what attention and perceptron add, `remat` recomputes each block in the backward pass, which saves memory.
     """
 
     out_channels: int
@@ -35,6 +37,7 @@ class DiT(nn.Module):
     num_heads: int = 6
     patch_size: int = 2
     num_classes: int = 0
+    dropout: float = 0.0
     remat: bool = False
     dtype: jnp.dtype = jnp.float32
 
@@ -50,9 +53,9 @@ class DiT(nn.Module):
         told = self.told(jnp.broadcast_to(t, x.shape[:1]), condition)
         h = nn.Dense(self.channels, dtype=self.dtype, kernel_init=xavier, name="patches")(patchify(x, patch))
         h = h + positions(size[0] // patch, size[1] // patch, self.channels).astype(self.dtype)
-        block = nn.remat(Block) if self.remat else Block
+        block = nn.remat(Block, static_argnums=(3,)) if self.remat else Block
         for i in range(self.depth):
-            h = block(self.num_heads, self.dtype, name=f"block{i}")(h, told)
+            h = block(self.num_heads, self.dropout, self.dtype, name=f"block{i}")(h, told, train)
         shift, scale = modulation(2, told, self.channels, self.dtype, "modulation")
         h = modulated(h, shift, scale, self.dtype).astype(jnp.float32)
         out = nn.Dense(patch**2 * self.out_channels, kernel_init=zeros, name="out")(h)
@@ -63,10 +66,10 @@ class DiT(nn.Module):
         normal = nn.initializers.normal(0.02)
         h = nn.Dense(self.channels, dtype=self.dtype, kernel_init=normal, name="time0")(sinusoids(t, FREQUENCIES))
         told = nn.Dense(self.channels, dtype=self.dtype, kernel_init=normal, name="time1")(nn.swish(h))
+        labels, others = split_condition(condition, len(t), self.num_classes)
         if self.num_classes:
-            told = told + LabelEmbedding(self.channels, self.dtype, name="label")(condition[:, : self.num_classes])
-        if condition is not None and condition.shape[1] > self.num_classes:
-            others = condition[:, self.num_classes :]
+            told = told + LabelEmbedding(self.channels, self.dtype, name="label")(labels)
+        if others.shape[1]:
             told = told + nn.Dense(self.channels, use_bias=False, dtype=self.dtype, name="condition")(others)
         return told
 
@@ -75,16 +78,18 @@ class Block(nn.Module):
     """Attention, then a perceptron; each sees its input modulated, and is added through a gate."""
 
     num_heads: int
+    dropout: float
     dtype: jnp.dtype
 
     @nn.compact
-    def __call__(self, x: Tokens, told: Float[Array, "batch channel"]) -> Tokens:
+    def __call__(self, x: Tokens, told: Float[Array, "batch channel"], train: bool) -> Tokens:
         parts = modulation(6, told, x.shape[-1], self.dtype, "modulation")
         for (shift, scale, gate), layer in (
             (parts[:3], SelfAttention(self.num_heads, True, self.dtype, name="attention")),
             (parts[3:], Perceptron(self.dtype, approximate=True, name="perceptron")),
         ):
-            x = x + gate * layer(modulated(x, shift, scale, self.dtype))
+            added = nn.Dropout(self.dropout, deterministic=not train)(layer(modulated(x, shift, scale, self.dtype)))
+            x = x + gate * added
         return x
 
 

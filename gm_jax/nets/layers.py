@@ -7,13 +7,13 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 
-def group_norm(channels: int, dtype: jnp.dtype, most: int = 32, name: str | None = None) -> nn.GroupNorm:
+def group_norm(channels: int, dtype: jnp.dtype, most: int = 32, eps: float = 1e-6, name: str | None = None) -> nn.GroupNorm:
     """Group normalisation in `most` groups, or in fewer of at least four channels each; its statistics are float32 always.
 
     Normalising every channel by itself would hide how strong it is against the others.
     """
     groups = math.gcd(channels, min(most, max(1, channels // 4)))
-    return nn.GroupNorm(groups, epsilon=1e-6, dtype=dtype, name=name)
+    return nn.GroupNorm(groups, epsilon=eps, dtype=dtype, name=name)
 
 
 def upsample_nearest(x: Float[Array, "batch height width channel"]) -> Float[Array, "batch 2*height 2*width channel"]:

@@ -61,6 +61,13 @@ def positions(rows: int, columns: int, channels: int) -> Float[np.ndarray, "toke
         return np.concatenate(halves, axis=-1)
 
 
+def split_condition(
+    condition: Float[Array, "batch size"] | None, batch: int, num_classes: int
+) -> tuple[Float[Array, "batch classes"], Float[Array, "batch others"]]:
+    """A condition's one-hot labels and what is behind them; without a condition no example has a label."""
+    return tuple(jnp.split(jnp.zeros((batch, num_classes)) if condition is None else condition, [num_classes], axis=1))
+
+
 class SelfAttention(nn.Module):
     """Attention of tokens to one another, in several heads, between two dense layers."""
 

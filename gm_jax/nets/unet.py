@@ -4,10 +4,14 @@ convolutions up.
 
 With its defaults it has 35,746,307 parameters on 32x32x3 images, those of the paper's CIFAR-10 model. 1x1 convolutions are
 `Dense`: the same parameters, and faster.
+
+The code of Nichol & Dhariwal 2021 (improved DDPM, later ADM), from which much else comes, has the same network but for three
+constants: `variant="adm"` is that very function.
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from typing import Literal, NamedTuple
 
 import flax.linen as nn
 import jax.numpy as jnp
@@ -22,6 +26,20 @@ FeatureMap = Float[Array, "batch height width channel"]
 
 uniform_fan_avg = nn.initializers.variance_scaling(1.0, "fan_avg", "uniform")  # the initialisation of the authors' code
 zeros = nn.initializers.zeros
+
+
+class Constants(NamedTuple):
+    """In which the codes of DDPM and of ADM differ."""
+
+    eps: float  # of the norms
+    padding: str | tuple[tuple[int, int], ...]  # of strided convolutions
+    reaches_end: bool  # is the lowest frequency that tells the time 1/10000, or the next one above?
+
+
+CONSTANTS = {
+    "ddpm": Constants(1e-6, "SAME", True),
+    "adm": Constants(1e-5, ((1, 1), (1, 1)), False),
+}
 
 
 class UNet(nn.Module):
@@ -45,6 +63,7 @@ class UNet(nn.Module):
     remat: bool = False
     num_heads: int = 1
     scale_shift: bool = False
+    variant: Literal["ddpm", "adm"] = "ddpm"
     dtype: jnp.dtype = jnp.float32
 
     @nn.compact
@@ -56,7 +75,8 @@ class UNet(nn.Module):
         train: bool = False,
     ) -> FeatureMap:
         check_divisible(x.shape[1:3], self.channel_multipliers)
-        emb = TimeEmbedding(self.channels, self.dtype, name="time")(jnp.broadcast_to(t, x.shape[:1]))
+        eps, padding, reaches_end = CONSTANTS[self.variant]
+        emb = TimeEmbedding(self.channels, self.dtype, reaches_end, name="time")(jnp.broadcast_to(t, x.shape[:1]))
         if condition is not None:
             emb = emb + nn.Dense(emb.shape[-1], use_bias=False, dtype=self.dtype, name="condition")(condition)
         res_block = nn.remat(ResBlock, static_argnums=(3,)) if self.remat else ResBlock
@@ -64,9 +84,9 @@ class UNet(nn.Module):
 
         def block(h, level, name):
             channels = self.channels * self.channel_multipliers[level]
-            h = res_block(channels, self.dropout, self.dtype, self.scale_shift, name=name)(h, emb, train)
+            h = res_block(channels, self.dropout, self.dtype, self.scale_shift, eps, name=name)(h, emb, train)
             attend = h.shape[1] in self.attention_resolutions
-            return AttentionBlock(self.dtype, self.num_heads, name=f"{name}_attention")(h) if attend else h
+            return AttentionBlock(self.dtype, self.num_heads, eps, name=f"{name}_attention")(h) if attend else h
 
         h = conv(self.channels, name="conv_in")(x).astype(self.dtype)
         skips = [h]
@@ -75,13 +95,13 @@ class UNet(nn.Module):
                 h = block(h, level, f"down{level}_block{i}")
                 skips.append(h)
             if level < last:
-                h = conv(h.shape[-1], self.dtype, strides=2, name=f"down{level}_downsample")(h)
+                h = conv(h.shape[-1], self.dtype, strides=2, padding=padding, name=f"down{level}_downsample")(h)
                 skips.append(h)
 
         middle = h.shape[-1]
-        h = res_block(middle, self.dropout, self.dtype, self.scale_shift, name="middle_block0")(h, emb, train)
-        h = AttentionBlock(self.dtype, self.num_heads, name="middle_attention")(h)
-        h = res_block(middle, self.dropout, self.dtype, self.scale_shift, name="middle_block1")(h, emb, train)
+        h = res_block(middle, self.dropout, self.dtype, self.scale_shift, eps, name="middle_block0")(h, emb, train)
+        h = AttentionBlock(self.dtype, self.num_heads, eps, name="middle_attention")(h)
+        h = res_block(middle, self.dropout, self.dtype, self.scale_shift, eps, name="middle_block1")(h, emb, train)
 
         for level in reversed(range(last + 1)):
             for i in range(self.num_res_blocks + 1):
@@ -89,22 +109,24 @@ class UNet(nn.Module):
             if level > 0:
                 h = conv(h.shape[-1], self.dtype, name=f"up{level}_upsample")(upsample_nearest(h))
 
-        h = nn.swish(group_norm(h.shape[-1], self.dtype, name="norm_out")(h)).astype(jnp.float32)
+        h = nn.swish(group_norm(h.shape[-1], self.dtype, eps=eps, name="norm_out")(h)).astype(jnp.float32)
         return conv(self.out_channels, kernel_init=zeros, name="conv_out")(h)
 
 
 class SinusoidalPositionEmbeddings(nn.Module):
     """[b] times, in the units of DDPM's steps -> [b, dim]: sines, then cosines, of geometric frequencies from 1 to 1/10000.
 
-    Vaswani et al. 2017, section 3.5, in the layout of the code of Ho et al. 2020. `dim` is even and at least 4.
+    Vaswani et al. 2017, section 3.5, in the layout of the code of Ho et al. 2020. `dim` is even and at least 4. With
+    `reaches_end` off the frequencies lie a little closer, and end before 1/10000.
     """
 
     dim: int
+    reaches_end: bool = True
 
     @nn.compact
     def __call__(self, t: Float[Array, " batch"]) -> Float[Array, "batch dim"]:
         half = self.dim // 2
-        frequencies = jnp.exp(-math.log(10000) / (half - 1) * jnp.arange(half))
+        frequencies = jnp.exp(-math.log(10000) / (half - self.reaches_end) * jnp.arange(half))
         angles = t.astype(jnp.float32)[:, None] * frequencies
         return jnp.concatenate([jnp.sin(angles), jnp.cos(angles)], axis=-1)
 
@@ -114,10 +136,11 @@ class TimeEmbedding(nn.Module):
 
     channels: int
     dtype: jnp.dtype
+    reaches_end: bool = True
 
     @nn.compact
     def __call__(self, t: Float[Array, " batch"]) -> Float[Array, "batch 4*channels"]:
-        emb = SinusoidalPositionEmbeddings(self.channels)(t)
+        emb = SinusoidalPositionEmbeddings(self.channels, self.reaches_end)(t)
         emb = nn.swish(dense(4 * self.channels, self.dtype, name="dense0")(emb))
         return dense(4 * self.channels, self.dtype, name="dense1")(emb)
 
@@ -129,13 +152,14 @@ class ResBlock(nn.Module):
     dropout: float
     dtype: jnp.dtype
     scale_shift: bool = False
+    eps: float = 1e-6
 
     @nn.compact
     def __call__(self, x: FeatureMap, emb: Float[Array, "batch embedding"], train: bool) -> FeatureMap:
-        h = nn.swish(group_norm(x.shape[-1], self.dtype, name="norm0")(x))
+        h = nn.swish(group_norm(x.shape[-1], self.dtype, eps=self.eps, name="norm0")(x))
         h = conv(self.channels, self.dtype, name="conv0")(h)
         told = dense((1 + self.scale_shift) * self.channels, self.dtype, name="time")(nn.swish(emb))[:, None, None, :]
-        norm = group_norm(self.channels, self.dtype, name="norm1")
+        norm = group_norm(self.channels, self.dtype, eps=self.eps, name="norm1")
         if self.scale_shift:
             scale, shift = jnp.split(told, 2, axis=-1)
             h = nn.swish(norm(h) * (1 + scale) + shift)
@@ -153,11 +177,12 @@ class AttentionBlock(nn.Module):
 
     dtype: jnp.dtype = jnp.float32
     num_heads: int = 1
+    eps: float = 1e-6
 
     @nn.compact
     def __call__(self, x: FeatureMap) -> FeatureMap:
         batch, height, width, channels = x.shape
-        h = group_norm(channels, self.dtype, name="norm")(x).reshape(batch, height * width, channels)
+        h = group_norm(channels, self.dtype, eps=self.eps, name="norm")(x).reshape(batch, height * width, channels)
         query, key, value = (dense(channels, self.dtype, name=name)(h) for name in ("query", "key", "value"))
         heads = (split_heads(a, self.num_heads) for a in (query, key, value))
         h = dense(channels, self.dtype, kernel_init=zeros, name="out")(merge_heads(attention(*heads), self.num_heads))
@@ -181,7 +206,7 @@ def conv(
     dtype: jnp.dtype = jnp.float32,
     strides: int = 1,
     kernel_init: Callable = uniform_fan_avg,
-    padding: str = "SAME",
+    padding: str | Sequence[tuple[int, int]] = "SAME",
     name: str | None = None,
 ) -> nn.Conv:
     """A 3x3 convolution; without `dtype` in float32."""

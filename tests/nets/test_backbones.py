@@ -67,7 +67,7 @@ def test_networks_that_take_no_labels_say_so(name):
         jax.eval_shape(net.init, jax.random.key(0), *inputs(shape, 4))
 
 
-@pytest.mark.parametrize("name", ["mlp", "unet"])
+@pytest.mark.parametrize("name", ["dit", "mlp", "unet", "uvit"])
 def test_dropout_acts_in_training_only(name):
     net, shape = tiny(name, dropout=0.5)
     x, t, _ = inputs(shape)

@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 
 from gm_jax.errors import InputError
+from gm_jax.nets import dit
 from gm_jax.nets.backbones import backbone
-from gm_jax.nets.transformer import patchify, positions, unpatchify
+from gm_jax.nets.transformer import fitting_patch, patchify, positions, unpatchify
 from tests.weights import count, drawn
 
 FIXED = 256 * 384  # positions of DiT, which the authors keep among the parameters and do not train
@@ -41,6 +42,7 @@ def test_patches_are_cut_row_by_row_and_put_together_again():
     patches = patchify(x, 2)
     np.testing.assert_array_equal(patches[1, 4].reshape(2, 2, 3), x[1, 2:4, 2:4])
     np.testing.assert_array_equal(unpatchify(patches, (4, 6), 2), x)
+    assert [fitting_patch((side, side)) for side in (8, 28, 32, 64, 128)] == [2, 2, 2, 4, 8]
 
 
 def test_positions_tell_rows_from_columns():
@@ -63,13 +65,39 @@ def test_a_fresh_dit_answers_zero_and_its_blocks_add_nothing():
 
 
 @pytest.mark.parametrize("name", SMALL)
-def test_it_sees_where_a_patch_is_and_each_example_by_itself(name):
+def test_it_sees_each_example_by_itself(name):
     net, params, _ = made(name)
     answer = net.apply(params, X, T, None)
-    swapped = unpatchify(patchify(jnp.asarray(X), 2)[:, ::-1], (8, 8), 2)
-    back = unpatchify(patchify(net.apply(params, swapped, T, None), 2)[:, ::-1], (8, 8), 2)
-    assert jnp.abs(answer - back).max() > 1e-2
     np.testing.assert_allclose(net.apply(params, X[1:2], T[1:2], None), answer[1:2], rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_positions_alone_give_patches_an_order(name, monkeypatch):
+    net, params, _ = made(name)
+    if name == "uvit":  # whose last convolution sees patches side by side: of it, a pixel's own weights alone
+        params["conv_out"]["kernel"] *= np.pad([[1.0]], 1)[..., None, None]
+
+    def moved_by_order():
+        reverse = lambda x: unpatchify(patchify(jnp.asarray(x), 2)[:, ::-1], (8, 8), 2)  # noqa: E731
+        return jnp.abs(reverse(net.apply(params, reverse(X), T, None)) - net.apply(params, X, T, None)).max()
+
+    assert moved_by_order() > 1e-2
+    monkeypatch.setattr(dit, "positions", lambda *sizes: 0 * positions(*sizes))
+    if name == "uvit":
+        params["positions"] *= 0
+    assert moved_by_order() < 1e-4
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_remat_changes_nothing(name):
+    net, params, labels = made(name, num_classes=4, dropout=0.5)
+    remat, _, _ = made(name, num_classes=4, dropout=0.5, remat=True)
+
+    def gradient(net):
+        return jax.grad(lambda x: net.apply(params, x, T, labels, train=True, key=jax.random.key(0)).sum())
+
+    assert "remat" in str(jax.make_jaxpr(gradient(remat))(X)) and "remat" not in str(jax.make_jaxpr(gradient(net))(X))
+    np.testing.assert_allclose(jax.jit(gradient(remat))(X), jax.jit(gradient(net))(X), rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("name", SMALL)
@@ -79,6 +107,7 @@ def test_time_and_label_matter_and_no_label_is_one_of_its_own(name):
     given = answer(T, labels)
     for other in (answer(T + 100, labels), answer(T, labels[::-1]), answer(T, 0 * labels)):
         assert jnp.abs(other - given)[jnp.array([0, 2])].max() > 1e-3
+    np.testing.assert_array_equal(answer(T, None), answer(T, 0 * labels))
     told = jnp.concatenate([labels, jnp.zeros((3, 2))], axis=1)
     shapes = jax.eval_shape(net.init, jax.random.key(0), X, T, told)
     more = drawn(shapes)

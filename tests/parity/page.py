@@ -51,8 +51,9 @@ Compared by hand too, with the authors' own code at the commits that the goldens
 | the same, in part in float64 | google-research/vdm `VDM` | 5.3e-07, 1.5e-05 relative |
 | VDM's step of sampling; its monotone schedule | google-research/vdm `VDM`, `NoiseSchedule_NNet` | 3.7e-07 relative; 3.0e-08 |
 | DiT, answers and gradients; 32 channels, 8x8 | facebookresearch/DiT `DiT` | 2.4e-06, 1.5e-05 relative |
-| DiT-S/2, the same; 32x32 | facebookresearch/DiT `DiT` | 2.1e-06, 2.1e-05 relative |
+| DiT-S/2, the same; 32x32 | facebookresearch/DiT `DiT` | 3.7e-06, 2.1e-05 relative |
 | U-ViT, answers and gradients; 32 channels, 8x8 | baofff/U-ViT `UViT` | 4.4e-07, 1.2e-06 relative |
+| U-ViT-S/2, the same; 32x32 | baofff/U-ViT `UViT` | 1.5e-06, 1.8e-06 relative |
 
 Numbers of the networks, the augmentation and improved DDPM are in `tests/golden`, and those of VDM in its test; the tests have
 the recipes. VDM is compared with pixels as they are here, k / 127.5 - 1.

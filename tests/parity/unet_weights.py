@@ -5,9 +5,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-BLOCK = {"norm0": "norm1", "conv0": "conv1", "time": "time_emb_proj", "norm1": "norm2", "conv1": "conv2"}
-BLOCK["shortcut"] = "conv_shortcut"
-ATTENTION = {"norm": "group_norm", "query": "to_q", "key": "to_k", "value": "to_v", "out": "to_out.0"}
+from gm_jax.pretrained.unets import diffusers_table
 
 
 class Sizes(NamedTuple):
@@ -22,20 +20,8 @@ class Sizes(NamedTuple):
 
 def table(sizes: Sizes) -> dict[tuple[str, ...], str]:
     """Path of a layer in our parameters -> name of the module of theirs."""
-    last = len(sizes.multipliers) - 1
-    places = {"time/dense0": "time_embedding.linear_1", "time/dense1": "time_embedding.linear_2"}
-    places |= {"conv_in": "conv_in", "norm_out": "conv_norm_out", "conv_out": "conv_out"}
-    blocks = {f"middle_block{i}": f"mid_block.resnets.{i}" for i in (0, 1)}
-    attentions = {"middle_attention": "mid_block.attentions.0"}
-    for level in range(last + 1):
-        down, up = f"down_blocks.{level}", f"up_blocks.{last - level}"
-        for ours, theirs, count in (("down", down, sizes.blocks), ("up", up, sizes.blocks + 1)):
-            blocks |= {f"{ours}{level}_block{i}": f"{theirs}.resnets.{i}" for i in range(count)}
-            attentions |= {f"{ours}{level}_block{i}_attention": f"{theirs}.attentions.{i}" for i in range(count)}
-        places |= {f"down{level}_downsample": f"{down}.downsamplers.0.conv", f"up{level}_upsample": f"{up}.upsamplers.0.conv"}
-    for inside, of in ((BLOCK, blocks), (ATTENTION, attentions)):
-        places |= {f"{our}/{layer}": f"{their}.{name}" for our, their in of.items() for layer, name in inside.items()}
-    return {tuple(ours.split("/")): theirs for ours, theirs in places.items()}
+    settings = {"channel_multipliers": sizes.multipliers, "num_res_blocks": sizes.blocks}
+    return {tuple(ours.split("/")): layer.name for ours, layer in diffusers_table(settings).items()}
 
 
 def leaves(tree: dict, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Any]]:
