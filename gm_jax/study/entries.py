@@ -71,6 +71,8 @@ STUDIES: dict[str, tuple[Entry, ...]] = {
         Entry("edm", "edm:digits"),
         Entry("flow_matching", "flow_matching:digits"),
         Entry("flow_matching-ot", "flow_matching:digits_ot"),
+        Entry("flow_matching-dit", "flow_matching:digits_dit"),
+        Entry("flow_matching-uvit", "flow_matching:digits_uvit"),
         Entry("score_sde", "score_sde:digits"),
         Entry("score_sde-sub_vp", "score_sde:digits_sub_vp"),
         Entry("score_sde-ve", "score_sde:digits_ve"),
