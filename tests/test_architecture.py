@@ -23,7 +23,7 @@ FLOORS = [
     {"defaults"},
     {"system"},
     {"images"},
-    {"augment", "conditioning", "densities"},
+    {"adversarial", "augment", "conditioning", "densities"},
     {"diffusion", "nets"},
     {"compose", "sampling", "variational"},
     {"denoising"},
