@@ -12,7 +12,7 @@ demo: .venv/.installed
 	$(BIN)/python -m gm_jax.report runs/demo --out runs/report
 
 test: lint
-	$(BIN)/python -m pytest -q -n 2
+	$(BIN)/python -m pytest -q -n 2 --durations=20
 
 lint: .venv/.installed-dev
 	$(BIN)/ruff check .
