@@ -16,7 +16,7 @@ Expected, those of CIFAR-10 all of the paper and with the checkpoint of the best
     cifar10: FID 2.55, IS 9.58; 2.41 and 9.68 deep; by the ODE 3.16 bits/dim, 3.13 deep.
     cifar10_sub_vp: FID 2.61, IS 9.56; by the ODE 3.02 bits/dim, 2.99 deep.
     cifar10_ve: FID 2.38, IS 9.83; 2.20 and 9.89 deep.
-    digits, digits_sub_vp, digits_ve: Frechet distance 4.8, 5.7 and 7.3; by the ODE 4.73, 4.55 and 4.42 bits/dim, in about six
+    digits, digits_sub_vp, digits_ve: Frechet distance 4.8, 5.7 and 7.3; by the ODE 4.73, 4.42 and 4.55 bits/dim, in about six
         minutes each (results/digits_noise/score_sde*.json).
 """
 
