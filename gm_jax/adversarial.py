@@ -4,13 +4,13 @@ A critic gives each image a score [batch], a real number that grows with how rea
 probability D(x), the score is its logit. Every function here gives one number an example, of which a training loss is the mean.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jax.nn import relu, softplus
+from jax.nn import relu, sigmoid, softplus
 from jaxtyping import Array, Float
 
 from gm_jax.core import Key
@@ -23,11 +23,13 @@ Critic = Callable[[Float[Array, "batch *dims"]], Scores]
 class AdversarialLoss(NamedTuple):
     """What each player minimises, example by example: (scores of real data, scores of generated data) -> [batch].
 
-    Only `relativistic` has a generator that looks at the real ones.
+    Only `relativistic` has a generator that looks at the real ones. `lead` says how far the critic is ahead of the generator in
+    a batch, on the loss's own scale: 0 where it cannot tell generated from real data, 1 where it is never in doubt.
     """
 
     critic: Callable[[Scores, Scores], Scores]
     generator: Callable[[Scores, Scores], Scores]
+    lead: Callable[[Scores, Scores], Float[Array, ""]]
 
 
 def adversarial_loss(name: str, real_target: float = 1.0) -> AdversarialLoss:
@@ -105,13 +107,39 @@ def relativistic_generator(real: Scores, fake: Scores) -> Scores:
     return softplus(real - fake)
 
 
+def lead_of_probabilities(real: Scores, fake: Scores) -> Float[Array, ""]:
+    """Mean of D(x) less mean of D(G(z))."""
+    return sigmoid(real).mean() - sigmoid(fake).mean()
+
+
+def lead_of_targets(real: Scores, fake: Scores) -> Float[Array, ""]:
+    """The same for scores whose targets are 1 and 0."""
+    return real.mean() - fake.mean()
+
+
+def lead_of_margins(real: Scores, fake: Scores) -> Float[Array, ""]:
+    """1 where every score is beyond its margin, +1 for real and -1 for generated data."""
+    return (jnp.clip(real, -1, 1).mean() - jnp.clip(fake, -1, 1).mean()) / 2
+
+
+def lead_of_scores(real: Scores, fake: Scores) -> Float[Array, ""]:
+    """For scores without a scale: the correlation of a score with being real, 1 where each kind has one score of its own."""
+    spread = jnp.sqrt(jnp.concatenate([real, fake]).var() + 1e-12)
+    return (real.mean() - fake.mean()) / (2 * spread)
+
+
+def lead_of_pairs(real: Scores, fake: Scores) -> Float[Array, ""]:
+    """2 sigmoid(D(x) - D(G(z))) - 1, the mean over pairs."""
+    return 2 * sigmoid(real - fake).mean() - 1
+
+
 LOSSES: dict[str, AdversarialLoss] = {
-    "minimax": AdversarialLoss(cross_entropy, saturating),
-    "non_saturating": AdversarialLoss(cross_entropy, non_saturating),
-    "least_squares": AdversarialLoss(least_squares, least_squares_generator),
-    "hinge": AdversarialLoss(hinge, minus_score),
-    "wasserstein": AdversarialLoss(wasserstein, minus_score),
-    "relativistic": AdversarialLoss(relativistic, relativistic_generator),
+    "minimax": AdversarialLoss(cross_entropy, saturating, lead_of_probabilities),
+    "non_saturating": AdversarialLoss(cross_entropy, non_saturating, lead_of_probabilities),
+    "least_squares": AdversarialLoss(least_squares, least_squares_generator, lead_of_targets),
+    "hinge": AdversarialLoss(hinge, minus_score, lead_of_margins),
+    "wasserstein": AdversarialLoss(wasserstein, minus_score, lead_of_scores),
+    "relativistic": AdversarialLoss(relativistic, relativistic_generator, lead_of_pairs),
 }
 SMOOTHED = {"minimax": cross_entropy, "non_saturating": cross_entropy, "least_squares": least_squares}
 
@@ -144,3 +172,56 @@ def r1(critic: Critic, x: Float[Array, "batch *dims"]) -> Scores:
     The papers' gamma is its weight.
     """
     return 0.5 * squared_slope(critic, x)
+
+
+class Penalty(NamedTuple):
+    """What is added to the critic's loss: (on_real, on_fake, real, fake, keys) -> [batch].
+
+    There is a critic for each kind of data, since their labels may differ. `of_fake`: does it look at generated data?
+    """
+
+    fn: Callable[..., Scores]
+    of_fake: bool
+
+
+PENALTIES: dict[str, Penalty] = {
+    "gradient_penalty": Penalty(lambda on_real, on_fake, real, fake, keys: gradient_penalty(on_real, real, fake, keys), True),
+    "r1": Penalty(lambda on_real, on_fake, real, fake, keys: r1(on_real, real), False),
+    "r1_r2": Penalty(lambda on_real, on_fake, real, fake, keys: r1(on_real, real) + r1(on_fake, fake), True),
+}
+
+
+# --- what goes wrong ----------------------------------------------------------------------------------------------------------
+
+WON = 0.98  # lead of a critic that is hardly ever in doubt
+VANISHED = 1e-4  # norm of a generator's gradient
+COLLAPSED = 0.05  # spread of generated data beside that of real data
+
+
+def spread(x: Float[Array, "batch *dims"]) -> Float[Array, ""]:
+    """How far examples are from their mean: the root of the variance over the batch, averaged over pixels."""
+    return jnp.sqrt(x.var(axis=0).mean())
+
+
+def symptoms(metrics: Mapping[str, float]) -> dict[str, str]:
+    """What the means of a stretch of training say of a game that is going wrong: a name for it, and a line.
+
+    Read are critic/lead, critic/spread (of generated data, as a share of that of real data) and generator/grad_norm.
+    """
+    found = {}
+    if metrics.get("critic/lead", 0.0) > WON:
+        found["critic won"] = (
+            f"the critic has won: it is ahead by {metrics['critic/lead']:.3f} of at most 1, and the generator learns little; "
+            "lower its learning rate or n_critic, penalise its gradient, or augment the data"
+        )
+    if metrics.get("generator/grad_norm", 1.0) < VANISHED:
+        found["gradient vanished"] = (
+            f"the generator's gradient has vanished: its norm is {metrics['generator/grad_norm']:.1e}; take another loss than "
+            "minimax, or penalise the critic's gradient"
+        )
+    if metrics.get("critic/spread", 1.0) < COLLAPSED:
+        found["collapse"] = (
+            f"the samples have become one: their spread is {metrics['critic/spread']:.3f} of that of the data; start again "
+            "with other learning rates, or penalise the critic's gradient"
+        )
+    return found

@@ -12,7 +12,7 @@ from gm_jax.core import Model
 from gm_jax.data import sources
 from gm_jax.defaults import FIELDS, plain
 from gm_jax.errors import InputError, choose
-from gm_jax.nets import autoencoders, backbones
+from gm_jax.nets import autoencoders, backbones, players
 from gm_jax.settings import CONTEXT, REQUIRED, Field, convert, describe, fields_of, section_of, unknown
 
 MODELS = {
@@ -21,6 +21,7 @@ MODELS = {
     "ddpm": "gm_jax.models.ddpm",
     "edm": "gm_jax.models.edm",
     "flow_matching": "gm_jax.models.flow_matching",
+    "gan": "gm_jax.models.gan",
     "guided": "gm_jax.models.guided",
     "mmd_vae": "gm_jax.models.mmd_vae",
     "ncsn": "gm_jax.models.ncsn",
@@ -108,7 +109,7 @@ def find_make(name: str) -> Callable[..., Model]:
 
 
 # kind of a section -> the function that its name chooses
-SECTIONS = {"model": find_make, "network": backbones.find, "autoencoder": autoencoders.find}
+SECTIONS = {"model": find_make, "network": backbones.find, "autoencoder": autoencoders.find, "players": players.find}
 
 
 def resolve(config: Mapping[str, Any]) -> dict[str, Any]:

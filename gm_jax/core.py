@@ -6,7 +6,7 @@ loops alike everywhere. A `Model` holds functions, so close over it; never pass 
 """
 
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -117,12 +117,39 @@ class Network(NamedTuple):
     clock: str = "auto"  # what it is told of the time, by name; "auto": the model's choice
 
 
+class Player(NamedTuple):
+    """A generator or a critic: what it makes of z or of x [batch, ...] where labels [batch] or None are given.
+
+    Its state holds what no gradient trains, such as BatchNorm's statistics. `keys` [batch] are for noise inside the network.
+    """
+
+    init: Callable[..., Variables]  # (key, inputs, labels)
+    apply: Callable[..., tuple[Array, PyTree]]  # (variables, inputs, labels, *, train, keys=None) -> output, new state
+    after: Callable[[PyTree, PyTree], PyTree] | None = None  # (params, state) -> state: once for every update of its own
+    recalibrate: Callable[..., PyTree] | None = None  # (variables, inputs, labels) -> state that fits the parameters
+
+
+class Latent(NamedTuple):
+    """A space in which images are chosen, z = draw(variables, keys, labels), x = decode(variables, keys, z, labels).
+
+    Labels may be None. `layers`: z is [n, layer, size], one vector for each layer of the network, coarse ones first.
+    """
+
+    name: str  # "z", "w"
+    draw: Callable[..., Array]
+    decode: Callable[..., Images]
+    between: Callable[[Array, Array, Array], Array]  # (a, b, weight from 0 to 1) -> what lies between
+    layers: bool = False
+
+
 class Model(NamedTuple):
     """A generative model as pure functions. Those that a model does not have are None.
 
     `num_classes` says what `labels` tell apart, in all functions that take them: whole numbers 0..num_classes - 1, [n]. A model
     of None refuses labels. A conditional one that is sampled without labels draws them itself. `recalibrate` makes what was
     gathered in training (BatchNorm's statistics, spectral norms) fit other parameters than those it was gathered with.
+    `latents` are of models without an encoder. `symptoms` reads the mean metrics of a stretch of training, by
+    "objective/term", and says what is going wrong: a name for it, and a line.
     """
 
     init: Callable[[Key, Batch], Variables]  # sees a real batch, so that initialisation may depend on data
@@ -137,6 +164,8 @@ class Model(NamedTuple):
     likelihoods: tuple[Likelihood, ...] = ()
     diffusion: Diffusion | None = None
     recalibrate: Callable[..., PyTree] | None = None  # (variables, batch) -> state that fits EMA weights
+    latents: tuple[Latent, ...] = ()
+    symptoms: Callable[[Mapping[str, float]], dict[str, str]] | None = None
 
 
 def batch_mean(x: Array, axis_name: str | None = None) -> Array:

@@ -30,6 +30,7 @@ FIELDS: dict[str, Any] = {
         "schedule": Field("constant", Literal["constant", "linear", "cosine"], "after the warm-up"),
         "horizon": Field(0, Whole, "steps of the run over which the schedule goes; 0 = the objective's own window"),
         "clip_norm": Field(0.0, NonNegative, "global gradient norm; 0 = off"),
+        "weight_clip": Field(0.0, NonNegative, "parameters stay within so much of 0 (WGAN's critic); 0 = off"),
         "ema_decay": Field(0.0, Decay, "averaged parameters for evaluation; 0 = off"),
         "ema_warmup": Field(True, bool, "smaller decay in the first steps"),
         "ema_ramp": Field(0.0, NonNegative, "instead: half-life at most this share of the steps so far; 0 = off"),

@@ -20,6 +20,7 @@ from gm_jax.errors import InputError
 from gm_jax.images import save_png
 from gm_jax.system.locks import locked
 from gm_jax.training import learning, memory, profile, workdirs
+from gm_jax.training.alarm import Alarm
 from gm_jax.training.checkpoints import Checkpoints
 from gm_jax.training.failures import describe_failure, explained
 from gm_jax.training.parallel import Program, to_host
@@ -107,7 +108,7 @@ def open_session(run: Run, checkpoints: Checkpoints, writer: Writer, display: Di
     dtype = compute_dtype(run.config["precision"])
     utilisation = Utilisation(run.eval_model, variables, batch_shapes(size, shape, classes), dtype)
     profiler = profile.Profiler(run.workdir / "profile", run.window)
-    return Session(run, checkpoints, writer, display, signals, profiler, utilisation)
+    return Session(run, checkpoints, writer, display, signals, profiler, utilisation, Alarm(run.model.symptoms))
 
 
 def introduce(run: Run, train_state: learning.TrainState, display: Display) -> None:
@@ -138,6 +139,7 @@ class Session(NamedTuple):
     signals: Signals
     profiler: profile.Profiler
     utilisation: Utilisation
+    alarm: Alarm
 
 
 def loop(session: Session, train_state: learning.TrainState) -> None:
@@ -256,6 +258,10 @@ def log(session: Session, step: int, values: dict[str, float], rate: float) -> N
     mfu = session.utilisation.of(step - 1, rate) if session.writer.active else None
     session.writer.scalars(step, {**values, **speed, **({} if mfu is None else {"mfu": mfu})})
     session.display.log(step, rate, mfu, values)
+    if warnings := session.alarm(values):
+        session.writer.warnings(step, warnings)
+        for line in warnings:
+            session.display.print(f"step {step}  warning: {line}")
 
 
 def log_heldout(

@@ -64,6 +64,18 @@ def params_ema(decay: float, warmup: bool = True, ramp: float = 0.0) -> optax.Gr
     return optax.GradientTransformation(init, update)
 
 
+def weight_clip(bound: float) -> optax.GradientTransformation:
+    """Keeps the parameters that the chain before it produces within [-bound, bound] (Arjovsky et al. 2017, algorithm 1).
+
+    It comes after all that alters updates, and before `params_ema`.
+    """
+
+    def update(updates, state, params=None):
+        return jax.tree.map(lambda u, p: jnp.clip(p + u, -bound, bound) - p, updates, params), state
+
+    return optax.GradientTransformation(lambda params: optax.EmptyState(), update)
+
+
 def averages(opt_state: PyTree) -> list[ParamsEmaState]:
     """The states of `params_ema` in the state of an optimizer."""
     leaves = jax.tree.leaves(opt_state, is_leaf=lambda node: isinstance(node, ParamsEmaState))
@@ -93,6 +105,7 @@ def build_optimizer(settings: Mapping[str, Any], objective: Objective) -> optax.
         choose(OPTIMIZERS, settings["name"], "optimizer")(settings),
         optax.add_decayed_weights(settings["weight_decay"]) if settings["weight_decay"] else None,
         optax.scale_by_learning_rate(schedule),
+        weight_clip(settings["weight_clip"]) if settings["weight_clip"] else None,
         params_ema(*(settings[f"ema_{name}"] for name in ("decay", "warmup", "ramp"))) if settings["ema_decay"] else None,
     ]
     return optax.chain(*[part for part in parts if part is not None])

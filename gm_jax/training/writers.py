@@ -49,6 +49,11 @@ class Writer:
             for key, value in values.items():
                 self._events.add_scalar(key, value, step)
 
+    def warnings(self, step: int, lines: list[str]) -> None:
+        if self.active:
+            self._file.write(json.dumps({"step": step, "warnings": lines}) + "\n")
+            self._file.flush()
+
     def image(self, step: int, name: str, image: np.ndarray) -> None:
         if self.active:
             self._events.add_image(name, image, step, dataformats="HWC")
