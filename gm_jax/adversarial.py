@@ -217,7 +217,7 @@ def symptoms(metrics: Mapping[str, float]) -> dict[str, str]:
     if metrics.get("generator/grad_norm", 1.0) < VANISHED:
         found["gradient vanished"] = (
             f"the generator's gradient has vanished: its norm is {metrics['generator/grad_norm']:.1e}; take another loss than "
-            "minimax, or penalise the critic's gradient"
+            "minimax, a larger weight_clip, or a penalty on the critic's gradient"
         )
     if metrics.get("critic/spread", 1.0) < COLLAPSED:
         found["collapse"] = (

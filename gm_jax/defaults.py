@@ -20,7 +20,7 @@ FIELDS: dict[str, Any] = {
         "flip": Field(False, bool, "random horizontal flips"),
     },
     "optimizer": {
-        "name": Field("adam", Literal["adam", "sgd"]),
+        "name": Field("adam", Literal["adam", "rmsprop", "sgd"]),
         "learning_rate": Field(2e-4, NonNegative),
         "b1": Field(0.9, Decay, "of sgd: the momentum"),
         "b2": Field(0.999, Decay),

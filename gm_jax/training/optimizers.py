@@ -14,6 +14,7 @@ from gm_jax.errors import InputError, choose
 
 OPTIMIZERS: dict[str, Callable[[Mapping[str, Any]], optax.GradientTransformation]] = {
     "adam": lambda s: optax.scale_by_adam(s["b1"], s["b2"], s["eps"]),
+    "rmsprop": lambda s: optax.scale_by_rms(s["b2"], s["eps"]),
     "sgd": lambda s: optax.trace(s["b1"]),  # b1 is the momentum
 }
 
