@@ -146,6 +146,7 @@ def adversarial_model(
         return 1
 
     def draw_z(variables: Variables, keys: Key, labels: Labels | None = None) -> Array:
+        check_labels(labels, num_classes)
         return normal(streams(keys, "z")[0], latent_dim)
 
     def decode_z(variables: Variables, keys: Key, z: Array, labels: Labels | None = None) -> Images:

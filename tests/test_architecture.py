@@ -26,7 +26,7 @@ FLOORS = [
     {"adversarial", "augment", "conditioning", "densities"},
     {"diffusion", "nets"},
     {"compose", "sampling", "variational"},
-    {"denoising"},
+    {"denoising", "game"},
     {"models"},
     {"data", "metrics"},
     {"build"},

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from gm_jax.errors import InputError
-from gm_jax.evaluation import extractors, pictures, results
+from gm_jax.evaluation import extractors, latents, pictures, results
 from gm_jax.evaluation.context import Context, Task
 from gm_jax.evaluation.cost import cost
 from gm_jax.evaluation.cost import default_n as default_n_of_cost
@@ -33,6 +33,9 @@ NEEDS = {  # what a task may ask of a model -> whether the model has it
     "denoising trajectory": lambda c: c.model.trajectory is not None,
     "likelihood": lambda c: bool(c.model.likelihoods),
     "posterior": has_posterior,
+    "latents to draw": latents.has_latents,
+    "latents in layers": latents.has_layers,
+    "truncation": latents.has_truncation,
     "grey or RGB images": lambda c: not c.points and c.dataset.image_shape[-1] in (1, 3),
 }
 OF_THE_DATA = ("grey or RGB images", "images", "known density", "picture")
@@ -61,6 +64,25 @@ TASKS = {
         8,
         (*_PICTURE, *_AUTOENCODER, "continuous latent"),
         images_per_n=2,
+    ),
+    "walk": Task(
+        latents.walk,
+        "n ways between the latents of two samples, for each space of latents",
+        8,
+        (*_PICTURE, "latents to draw"),
+    ),
+    "truncation": Task(
+        latents.truncation,
+        "n samples from latents that are truncated at several bounds",
+        10,
+        (*_PICTURE, "truncation"),
+        sampler=True,
+    ),
+    "style_mixing": Task(
+        latents.style_mixing,
+        "the coarse layers of n samples with the fine layers of n others",
+        6,
+        (*_PICTURE, "latents in layers"),
     ),
     "denoising": Task(
         pictures.denoising,
