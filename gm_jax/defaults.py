@@ -13,7 +13,9 @@ FIELDS: dict[str, Any] = {
     "precision": Field("auto", Literal["auto", "float32", "bfloat16"], "of activations; auto: bfloat16 on GPU and TPU"),
     "profile": Field("", str, "START:STOP: steps to trace, into WORKDIR/profile"),
     "data": {
-        "name": Field("cifar10", str, "cifar10, mnist, digits, ring (and other 2-D toys), folder:/path, arrays:/path.npz"),
+        "name": Field(
+            "cifar10", str, "cifar10, mnist, digits, stacked_mnist, ring (and other toys), folder:/path, arrays:/path.npz"
+        ),
         "dir": Field("", str, "where prepared or downloaded data lies; empty: the usual places"),
         "device_bytes": Field(2**31, Whole, "a larger data set streams from the host"),
         "resize": Field(0, Whole, "pixels, folder: only; 0 = off"),

@@ -15,6 +15,7 @@ class Dataset(NamedTuple):
     x_test: UInt8[np.ndarray, "test height width channel"] | Float32[np.ndarray, "test dim"]
     y_test: Int32[np.ndarray, " test"] | None
     class_names: tuple[str, ...] | None  # None exactly where the labels are None
+    base: "Dataset | None" = None  # of stacked images: the data set that each channel comes from
 
     @property
     def image_shape(self) -> tuple[int, ...]:

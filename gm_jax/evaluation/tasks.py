@@ -7,6 +7,7 @@ from typing import Any
 
 from gm_jax.errors import InputError
 from gm_jax.evaluation import extractors, latents, pictures, results
+from gm_jax.evaluation.classes import classes, has_classes
 from gm_jax.evaluation.context import Context, Task
 from gm_jax.evaluation.cost import cost
 from gm_jax.evaluation.cost import default_n as default_n_of_cost
@@ -36,9 +37,10 @@ NEEDS = {  # what a task may ask of a model -> whether the model has it
     "latents to draw": latents.has_latents,
     "latents in layers": latents.has_layers,
     "truncation": latents.has_truncation,
+    "classes": has_classes,
     "grey or RGB images": lambda c: not c.points and c.dataset.image_shape[-1] in (1, 3),
 }
-OF_THE_DATA = ("grey or RGB images", "images", "known density", "picture")
+OF_THE_DATA = ("classes", "grey or RGB images", "images", "known density", "picture")
 
 _PICTURE, _AUTOENCODER = ("grey or RGB images",), ("encoder", "decoder")
 
@@ -116,6 +118,14 @@ TASKS = {
         judges=True,
         scales=True,
         default_n=default_n,
+    ),
+    "classes": Task(
+        classes,
+        "how many of the classes n samples show, and how evenly, by a classifier",
+        10_000,
+        ("images", "classes", "samples"),
+        sampler=True,
+        scales=True,
     ),
     "points": Task(
         points,

@@ -18,6 +18,7 @@ from jaxtyping import Array, Float, Int
 from gm_jax.nets.layers import upsample_nearest
 
 Feature = Float[Array, "batch height width channel"]
+RESIDUAL_GAIN = math.sqrt(2)  # of initial weights inside residual blocks, as ReLU halves the variance
 Norm = Callable[..., Callable[[Array], Array]]  # (name) -> layer
 
 
@@ -66,18 +67,16 @@ class ResNetGenerator(nn.Module):
         def norm(x, name, classes=self.num_classes):
             return nn.relu(BatchNorm(classes, self.axis_name, self.dtype, self.momentum, name=name)(x, labels, train))
 
-        def conv(features, size, name):
-            return nn.Conv(features, (size, size), dtype=self.dtype, kernel_init=nn.initializers.xavier_uniform(), name=name)
+        def conv(features, size, name, gain=1.0):
+            return nn.Conv(features, (size, size), dtype=self.dtype, kernel_init=xavier(gain), name=name)
 
         height, width = (side >> self.blocks for side in self.image_shape[:2])
-        x = nn.Dense(height * width * self.channels, dtype=self.dtype, kernel_init=nn.initializers.xavier_uniform(), name="in")(
-            z
-        )
+        x = nn.Dense(height * width * self.channels, dtype=self.dtype, kernel_init=xavier(), name="in")(z)
         x = x.reshape(len(z), height, width, self.channels)
         for i in range(self.blocks):
             h = upsample_nearest(norm(x, f"block{i}_norm0"))
-            h = norm(conv(self.channels, 3, f"block{i}_conv0")(h), f"block{i}_norm1")
-            h = conv(self.channels, 3, f"block{i}_conv1")(h)
+            h = norm(conv(self.channels, 3, f"block{i}_conv0", RESIDUAL_GAIN)(h), f"block{i}_norm1")
+            h = conv(self.channels, 3, f"block{i}_conv1", RESIDUAL_GAIN)(h)
             # a 1x1 convolution commutes with repeating pixels: a quarter of the work before it
             x = h + upsample_nearest(conv(self.channels, 1, f"block{i}_skip")(x))
         x = norm(x, "out_norm", classes=None)
@@ -100,9 +99,8 @@ class ResNetCritic(nn.Module):
 
     @nn.compact
     def __call__(self, x: Feature, labels: Int[Array, " batch"] | None, train: bool) -> Float[Array, " batch"]:
-        def conv(size, name):
-            init = nn.initializers.xavier_uniform()
-            return nn.Conv(self.channels, (size, size), dtype=self.dtype, kernel_init=init, name=name)
+        def conv(size, name, gain=1.0):
+            return nn.Conv(self.channels, (size, size), dtype=self.dtype, kernel_init=xavier(gain), name=name)
 
         def norm(h, name):
             return h if self.norm is None else self.norm(name)(h, train)
@@ -111,8 +109,8 @@ class ResNetCritic(nn.Module):
             halve = i < self.halvings
             # the first block sees pixels, not features: nothing comes before its first convolution
             h = x if i == 0 else nn.relu(norm(x, f"block{i}_norm0"))
-            h = nn.relu(norm(conv(3, f"block{i}_conv0")(h), f"block{i}_norm1"))
-            h = conv(3, f"block{i}_conv1")(h)
+            h = nn.relu(norm(conv(3, f"block{i}_conv0", RESIDUAL_GAIN)(h), f"block{i}_norm1"))
+            h = conv(3, f"block{i}_conv1", RESIDUAL_GAIN)(h)
             if halve:
                 h, x = average_pool(h), average_pool(x)
             if halve or x.shape[-1] != self.channels:  # a 1x1 convolution commutes with the average
@@ -231,11 +229,15 @@ class MLPGenerator(nn.Module):
 
 def head(critic: nn.Module, h: Float[Array, "batch features"], labels: Int[Array, " batch"] | None) -> Float[Array, " batch"]:
     """The score: linear in the features, and with `critic.num_classes` plus their projection on the label's vector."""
-    init = nn.initializers.xavier_uniform()
-    score = nn.Dense(1, kernel_init=init, name="score")(h)[:, 0]
+    score = nn.Dense(1, kernel_init=xavier(), name="score")(h)[:, 0]
     if critic.num_classes is None:
         return score
-    return score + (nn.Embed(critic.num_classes, h.shape[-1], embedding_init=init, name="label")(labels) * h).sum(1)
+    return score + (nn.Embed(critic.num_classes, h.shape[-1], embedding_init=xavier(), name="label")(labels) * h).sum(1)
+
+
+def xavier(gain: float = 1.0) -> nn.initializers.Initializer:
+    """Uniform with the variance 2 gain^2 / (fan in + fan out) (Glorot & Bengio 2010, eq. 16)."""
+    return nn.initializers.variance_scaling(gain**2, "fan_avg", "uniform")
 
 
 def average_pool(x: Feature) -> Feature:

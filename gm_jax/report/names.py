@@ -24,6 +24,8 @@ MEANINGS = {
     r"histogram_distance": Meaning(QUALITY, "total variation distance to the exact density", "lower", True),
     r"modes_found": Meaning(QUALITY, "modes found", "higher", True),
     r"high_quality": Meaning(QUALITY, "share of samples at a mode", "higher", True),
+    r"classes_covered": Meaning(QUALITY, "classes among the samples", "higher"),
+    r"class_kl": Meaning(QUALITY, "KL of the samples' classes to those of the data, nats", "lower"),
     r"class_accuracy": Meaning(QUALITY, "share of samples that show the class asked for", "higher"),
     r"kid(?=[_\d])": Meaning(QUALITY, "kernel distance", "lower"),
     r"is(?=[_\d])": Meaning(QUALITY, "inception score", "higher"),

@@ -12,7 +12,7 @@ from gm_jax.cli.presets import base
 from gm_jax.core import Model, Objective
 from gm_jax.errors import InputError
 from gm_jax.training import learning
-from gm_jax.training.optimizers import build_optimizers, params_ema
+from gm_jax.training.optimizers import averages, build_optimizers, params_ema
 
 RATE = 0.1
 
@@ -196,6 +196,28 @@ def test_settings_reach_the_optimizer():
     np.testing.assert_allclose(update, -RATE * mean / (math.sqrt(square) + eps), rtol=1e-5)
 
 
+def test_rmsprop_divides_by_the_running_root_mean_square():
+    optimizer = build(name="rmsprop", b2=0.75, eps=1e-12, learning_rate=RATE)["only"]
+    state, square = optimizer.init(jnp.zeros(())), 0.0
+    for gradient in (2.0, -3.0):
+        update, state = optimizer.update(jnp.float32(gradient), state, jnp.zeros(()))
+        square = 0.75 * square + 0.25 * gradient**2
+        np.testing.assert_allclose(update, -RATE * gradient / math.sqrt(square), rtol=1e-5)
+
+
+def test_clipped_weights_stay_within_their_bound_and_their_average_is_of_clipped_ones():
+    optimizer = descent(weight_clip=0.05, ema_decay=0.5, ema_warmup=False)["only"]
+    params = jnp.array([0.04, -0.04, 0.0])
+    state = optimizer.init(params)
+    averaged = params
+    for gradient in ([-1.0, 1.0, 0.1], [-1.0, 1.0, 0.1]):
+        updates, state = optimizer.update(jnp.array(gradient), state, params)
+        params = params + updates
+        averaged = 0.5 * averaged + 0.5 * params
+    np.testing.assert_allclose(params, [0.05, -0.05, -2 * 0.1 * RATE], atol=1e-6)
+    np.testing.assert_allclose(averages(state)[0].ema, averaged, atol=1e-6)
+
+
 def test_an_objective_may_override_the_common_settings():
     objectives = (Objective("critic", None, "critic"), Objective("generator", None, "generator"))
     optimizers = descent(*objectives, generator={"learning_rate": 0.5, "warmup_steps": 2})
@@ -206,7 +228,7 @@ def test_an_objective_may_override_the_common_settings():
 @pytest.mark.parametrize(
     "settings, message",
     [
-        ({"name": "adma"}, "unknown optimizer 'adma'; choose adam, sgd"),
+        ({"name": "adma"}, "unknown optimizer 'adma'; choose adam, rmsprop, sgd"),
         ({"schedule": "cosin"}, "unknown schedule 'cosin'; choose constant, linear, cosine"),
         ({"generator": {"learning_rate": 1.0}}, "optimizer.generator names no objective of this model.*only"),
         ({"only": {"momentum": 1.0}}, "unknown field optimizer.only.momentum; known: .*learning_rate"),
