@@ -38,14 +38,14 @@ GAMES: dict[str, Mapping[str, Any]] = {
     "non-saturating, R1": {"model.penalty": "r1", "model.penalty_weight": 0.1},
     "least squares": {"model.loss": "least_squares"},
     "hinge, spectral norm": {"model.loss": "hinge", "model.critic_norm": "spectral"},
-    "Wasserstein, clipping": {"model.loss": "wasserstein", "model.n_critic": 5, "optimizer.critic.weight_clip": 0.1},
+    "Wasserstein, clipping": {"model.loss": "wasserstein", "model.n_critic": 5, "optimizer.critic.weight_clip": 0.3},
     "Wasserstein, gradient penalty": {
         "model.loss": "wasserstein",
         "model.n_critic": 5,
         "model.penalty": "gradient_penalty",
-        "model.penalty_weight": 0.1,
+        "model.penalty_weight": 1.0,
     },
-    "relativistic, R1 + R2": {"model.loss": "relativistic", "model.penalty": "r1_r2", "model.penalty_weight": 0.1},
+    "relativistic, R1 + R2": {"model.loss": "relativistic", "model.penalty": "r1_r2", "model.penalty_weight": 0.01},
 }
 
 
