@@ -54,6 +54,8 @@ Compared by hand too, with the authors' own code at the commits that the goldens
 | DiT-S/2, the same; 32x32 | facebookresearch/DiT `DiT` | 3.7e-06, 2.1e-05 relative |
 | U-ViT, answers and gradients; 32 channels, 8x8 | baofff/U-ViT `UViT` | 4.4e-07, 1.2e-06 relative |
 | U-ViT-S/2, the same; 32x32 | baofff/U-ViT `UViT` | 1.5e-06, 1.8e-06 relative |
+| R3GAN's networks, answers and gradients; 16 channels, 16x16 | brownvc/R3GAN, both | 8.5e-07, 2.2e-06 relative |
+| the same, answers in the paper's size | brownvc/R3GAN | 2.3e-06 relative |
 
 Numbers of the networks, the augmentation and improved DDPM are in `tests/golden`, and those of VDM in its test; the tests have
 the recipes. VDM is compared with pixels as they are here, k / 127.5 - 1.
