@@ -25,6 +25,7 @@ MODELS = {
     "guided": "gm_jax.models.guided",
     "mmd_vae": "gm_jax.models.mmd_vae",
     "ncsn": "gm_jax.models.ncsn",
+    "r3gan": "gm_jax.models.r3gan",
     "reflow": "gm_jax.models.reflow",
     "score_sde": "gm_jax.models.score_sde",
     "vae": "gm_jax.models.vae",

@@ -30,6 +30,8 @@ FIELDS: dict[str, Any] = {
         "weight_decay": Field(0.0, NonNegative),
         "warmup_steps": Field(0, Whole, "steps of the run, linear from 0; 0 = off"),
         "schedule": Field("constant", Literal["constant", "linear", "cosine"], "after the warm-up"),
+        "end_rate": Field(0.0, NonNegative, "learning rate at the end of the schedule"),
+        "end_b2": Field(0.0, Decay, "of adam: b2 follows the schedule, too, and ends here; 0 = off"),
         "horizon": Field(0, Whole, "steps of the run over which the schedule goes; 0 = the objective's own window"),
         "clip_norm": Field(0.0, NonNegative, "global gradient norm; 0 = off"),
         "weight_clip": Field(0.0, NonNegative, "parameters stay within so much of 0 (WGAN's critic); 0 = off"),

@@ -28,8 +28,9 @@ ALWAYS = ["guided"]  # told labels whatever the settings
 CONDITIONAL = [f"{name} of labels" for name in MODELS if "class_conditional" in fields_of(find_make(name))]
 CASES = [*MODELS, *CONDITIONAL]
 NO_SAMPLES = ["classifier"]  # and says so
-NO_TRAJECTORY = ["gan", "gan of labels", "mmd_vae", "vae", "vae of labels", "vqvae", "vqvae of labels"]
-LATENTS = ["gan", "gan of labels"]  # drawn, since nothing encodes images
+ADVERSARIAL = ["gan", "gan of labels", "r3gan", "r3gan of labels"]
+NO_TRAJECTORY = [*ADVERSARIAL, "mmd_vae", "vae", "vae of labels", "vqvae", "vqvae of labels"]
+LATENTS = ADVERSARIAL  # drawn, since nothing encodes images
 # a constant that is added to all scores alters a hinge loss by nothing where all of them are within their margins
 UNMOVED = {"gan": "score/bias", "gan of labels": "score/bias"}
 COUPLED = ["gan", "gan of labels", "mmd_vae"]  # by BatchNorm; its loss compares the batch as a whole with the prior
@@ -71,8 +72,7 @@ TAKEN = {
     "edm of labels": DENOISING,
     "flow_matching": STRAIGHT,
     "flow_matching of labels": [*STRAIGHT, *GUIDED],
-    "gan": [{}, {"truncation": 0.7}],
-    "gan of labels": [{}, {"truncation": 0.7}],
+    **{name: [{}, {"truncation": 0.7}] for name in ADVERSARIAL},
     "mmd_vae": [{}],
     "reflow": STRAIGHT,
     "ncsn": [*DENOISING, LANGEVIN],
@@ -171,9 +171,9 @@ def refusal(call) -> type | None:
 
 
 def test_the_tables_are_those_of_the_models():
+    assert [name for name in CASES if case(name).model.latents] == [name for name in CASES if name in LATENTS]
     assert [name for name in CASES if case(name).model.trajectory] == TRAJECTORIES
     assert [name for name in CASES if case(name).model.num_classes is not None] == [*ALWAYS, *CONDITIONAL]
-    assert [name for name in CASES if case(name).model.latents] == LATENTS
     assert {case(name).model.num_classes for name in [*ALWAYS, *CONDITIONAL]} == {CLASSES}
 
 

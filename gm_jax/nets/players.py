@@ -158,6 +158,19 @@ def of_module(
     return Player(init, apply, after if normalized else None, recalibrate)
 
 
+def of_plain_module(module: nn.Module) -> Player:
+    """A player of a module of (inputs, labels) that has parameters only."""
+
+    def init(key: Key, inputs: Array, labels: Labels | None) -> Variables:
+        return Variables(module.init(key, inputs, labels)["params"], {})
+
+    def apply(variables, inputs, labels, *, train, keys=None):
+        del train, keys
+        return module.apply({"params": variables.params}, inputs, labels), variables.state
+
+    return Player(init, apply)
+
+
 def _generator(module, setting):
     normalized = ("kernel",) if setting.generator_spectral else ()
     return of_module(module, _see(setting), normalized)

@@ -12,18 +12,26 @@ from jaxtyping import Array, Int
 from gm_jax.core import Model, Objective, PyTree
 from gm_jax.errors import InputError, choose
 
-OPTIMIZERS: dict[str, Callable[[Mapping[str, Any]], optax.GradientTransformation]] = {
-    "adam": lambda s: optax.scale_by_adam(s["b1"], s["b2"], s["eps"]),
-    "rmsprop": lambda s: optax.scale_by_rms(s["b2"], s["eps"]),
-    "sgd": lambda s: optax.trace(s["b1"]),  # b1 is the momentum
+# (settings, b2 as a number or a schedule) -> transformation
+OPTIMIZERS: dict[str, Callable[[Mapping[str, Any], Any], optax.GradientTransformation]] = {
+    "adam": lambda s, b2: adam(s["b1"], b2, s["eps"]),
+    "rmsprop": lambda s, b2: optax.scale_by_rms(s["b2"], s["eps"]),
+    "sgd": lambda s, b2: optax.trace(s["b1"]),  # b1 is the momentum
 }
 
-# schedule(learning rate, number of updates) -> optax schedule, after the warm-up
-SCHEDULES: dict[str, Callable[[float, int], optax.Schedule]] = {
-    "constant": lambda lr, _: optax.constant_schedule(lr),
-    "linear": lambda lr, n: optax.linear_schedule(lr, 0.0, n),
-    "cosine": lambda lr, n: optax.cosine_decay_schedule(lr, n),
+# schedule(value at the start, at the end, number of updates) -> optax schedule, after the warm-up
+SCHEDULES: dict[str, Callable[[float, float, int], optax.Schedule]] = {
+    "constant": lambda first, last, n: optax.constant_schedule(first),
+    "linear": lambda first, last, n: optax.linear_schedule(first, last, n),
+    "cosine": lambda first, last, n: lambda count: last + (first - last) * optax.cosine_decay_schedule(1.0, n)(count),
 }
+
+
+def adam(b1: float, b2: float | optax.Schedule, eps: float) -> optax.GradientTransformation:
+    """Adam (Kingma & Ba 2015), whose b2 may follow the updates."""
+    if not callable(b2):
+        return optax.scale_by_adam(b1, b2, eps)
+    return optax.inject_hyperparams(optax.scale_by_adam)(b1=b1, b2=b2, eps=eps)
 
 
 class ParamsEmaState(NamedTuple):
@@ -98,12 +106,13 @@ def build_optimizer(settings: Mapping[str, Any], objective: Objective) -> optax.
             f"schedule {settings['schedule']!r} of {objective.name!r} needs a length; set optimizer.horizon (in steps)"
         )
     warmup, rate = math.ceil(settings["warmup_steps"] / objective.every), settings["learning_rate"]
-    schedule = make_schedule(rate, max(horizon - warmup, 1))
+    schedule = make_schedule(rate, settings["end_rate"], max(horizon - warmup, 1))
+    b2 = make_schedule(settings["b2"], settings["end_b2"], max(horizon, 1)) if settings["end_b2"] else settings["b2"]
     if warmup:  # the first update already moves: rate / warmup, 2 rate / warmup, ...
         schedule = optax.join_schedules([optax.linear_schedule(rate / warmup, rate, max(warmup - 1, 1)), schedule], [warmup])
     parts = [
         optax.clip_by_global_norm(settings["clip_norm"]) if settings["clip_norm"] else None,
-        choose(OPTIMIZERS, settings["name"], "optimizer")(settings),
+        choose(OPTIMIZERS, settings["name"], "optimizer")(settings, b2),
         optax.add_decayed_weights(settings["weight_decay"]) if settings["weight_decay"] else None,
         optax.scale_by_learning_rate(schedule),
         weight_clip(settings["weight_clip"]) if settings["weight_clip"] else None,

@@ -1,8 +1,8 @@
 """One step of either player of BigGAN, SN-GAN and WGAN-GP against a few numbers that PyTorch networks of others gave.
 
-The recipe: four images `recipes.normal("x", (4, 32, 32, 3))`, clipped to [-1, 1], with the labels 0 to 3 of ten, and the keys
-`split(key(0), 4)`; weights `tests.weights.drawn`, the vectors of spectral norms settled (numpy's svd); latents and labels as the
-model draws them from the keys. Compared are the losses, the penalty and a few gradients of both players in training.
+The recipe: four images `recipes.normal("x", (4, 32, 32, 3))`, clipped to [-1, 1], with the labels 0 to 3 of ten, and the
+keys `split(key(0), 4)`; weights `tests.weights.drawn`, the vectors of spectral norms settled (numpy's svd); latents and labels
+as the model draws them from the keys. Compared are the losses, the penalty and a few gradients of both players in training.
 
 How the numbers were computed: "BigGAN": Generator and Discriminator of BigGAN.py of ajbrock/BigGAN-PyTorch with 8 channels, and
 the hinge loss of its losses.py. "SN-GAN": Generator32 and Discriminator32 of source/models/sngan.py, "WGAN-GP": ResGenerator32

@@ -196,6 +196,22 @@ def test_settings_reach_the_optimizer():
     np.testing.assert_allclose(update, -RATE * mean / (math.sqrt(square) + eps), rtol=1e-5)
 
 
+def test_a_schedule_ends_where_it_is_told_to_and_takes_b2_along():
+    falling = descent(schedule="cosine", horizon=4, end_rate=0.02)["only"]
+    expected = 0.02 + 0.08 * 0.5 * (1 + np.cos(np.pi * np.minimum(np.arange(6), 4) / 4))
+    np.testing.assert_allclose(rates(falling, 6), expected, rtol=1e-5)
+
+    optimizer = build(b1=0.0, b2=0.5, end_b2=0.9, eps=1e-12, learning_rate=RATE, schedule="linear", end_rate=RATE, horizon=4)
+    optimizer, square = optimizer["only"], 0.0
+    state = optimizer.init(jnp.zeros(()))
+    for n, gradient in enumerate((2.0, -3.0, 1.0, 4.0, 1.0, 2.0)):
+        update, state = optimizer.update(jnp.float32(gradient), state, jnp.zeros(()))
+        b2 = 0.5 + 0.4 * min(n / 4, 1)
+        square = b2 * square + (1 - b2) * gradient**2
+        unbiased = square / (1 - b2 ** (n + 1))  # as optax corrects for the start
+        np.testing.assert_allclose(update, -RATE * gradient / math.sqrt(unbiased), rtol=1e-4)
+
+
 def test_rmsprop_divides_by_the_running_root_mean_square():
     optimizer = build(name="rmsprop", b2=0.75, eps=1e-12, learning_rate=RATE)["only"]
     state, square = optimizer.init(jnp.zeros(())), 0.0
