@@ -28,6 +28,7 @@ MODELS = {
     "r3gan": "gm_jax.models.r3gan",
     "reflow": "gm_jax.models.reflow",
     "score_sde": "gm_jax.models.score_sde",
+    "stylegan2": "gm_jax.models.stylegan2",
     "vae": "gm_jax.models.vae",
     "vdm": "gm_jax.models.vdm",
     "vqvae": "gm_jax.models.vqvae",

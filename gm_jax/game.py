@@ -6,6 +6,7 @@ it shares the critic's optimizer and weighs as much as the updates that went wit
 """
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -14,7 +15,22 @@ from jaxtyping import Array, Float
 
 from gm_jax.adversarial import AdversarialLoss, Penalty, Scores, spread, symptoms
 from gm_jax.conditioning import check_labels, draw_labels
-from gm_jax.core import Batch, Images, Key, Labels, Latent, Model, Objective, Player, PyTree, Variables, streams
+from gm_jax.core import (
+    Batch,
+    Images,
+    Key,
+    Labels,
+    Latent,
+    Metrics,
+    Model,
+    Objective,
+    Player,
+    PyTree,
+    Variables,
+    batch_mean,
+    streams,
+)
+from gm_jax.critic_augment import adapted
 from gm_jax.errors import InputError
 
 
@@ -26,154 +42,296 @@ class Regularizer(NamedTuple):
     every: int = 1
 
 
-class Draw(NamedTuple):
-    """Latents, and the classes that go with them; None for a model without."""
+class Augmentation(NamedTuple):
+    """What is done to all that the critic sees in training: `alter(keys, x, p)`.
 
-    z: Float[Array, "batch latent"]
-    labels: Labels | None
+    p is `probability` of the step; where `images_to_full` is not 0 it follows the critic's overfitting instead, from 0 on:
+    every `interval` updates it moves towards a mean sign of the scores of real images of `target`, and takes that many images
+    to 1.
+    """
+
+    alter: Callable[[Key, Images, Array], Images]
+    probability: Callable[[Array], Array | float] = lambda step: 1.0
+    images_to_full: float = 0.0
+    target: float = 0.6
+    interval: int = 4
 
 
-def adversarial_model(
-    num_classes: int | None,
-    generator: Player,
-    critic: Player,
-    latent_dim: int,
-    loss: AdversarialLoss,
-    *,
-    regularizer: Regularizer | None = None,
-    n_critic: int = 1,
-    generator_batch: int = 1,
-    paired: bool = False,
-    prepare: Callable[[Key, Images], Images] = lambda keys, x: x,
-    latents: tuple[Latent, ...] | None = None,
-) -> Model:
-    """The model of two players.
+class Game(NamedTuple):
+    """All that tells one adversarial model from another.
 
     generator_batch: samples in an update of the generator, in batches. paired: generated data take the labels of the real ones
     that they are held against, as a loss of pairs asks. prepare: what is done to real data in training, by the example's keys.
-    latents: those of the model; None: z alone.
-
-    `sample` takes `truncation`: latents are drawn from the normal distribution between -truncation and truncation (Brock et al.
-    2019, section 3.1). Raises InputError for labels of a model without classes.
     """
 
-    def draw(keys: Key, labels: Labels | None = None) -> Draw:
-        z_keys, label_keys = streams(keys, "z", "label")
-        if num_classes is not None and labels is None:
-            labels = draw_labels(label_keys, num_classes)
-        return Draw(normal(z_keys, latent_dim), labels)
+    num_classes: int | None
+    generator: Player
+    critic: Player
+    latent_dim: int
+    loss: AdversarialLoss
+    regularizer: Regularizer | None = None
+    augmentation: Augmentation | None = None
+    n_critic: int = 1
+    generator_batch: int = 1
+    paired: bool = False
+    prepare: Callable[[Key, Images], Images] = lambda keys, x: x
+    axis_name: str | None = None
 
-    def init(key: Key, batch: Batch) -> Variables:
-        generator_key, critic_key = streams(key, "generator", "critic")
-        first = {
-            "generator": generator.init(generator_key, *draw(batch.keys)),
-            "critic": critic.init(critic_key, batch.x, labels_of(batch)),
-        }
-        return Variables(*({name: variables[i] for name, variables in first.items()} for i in (0, 1)))
 
-    def labels_of(batch: Batch) -> Labels | None:
-        return None if num_classes is None else batch.labels
+class Turn(NamedTuple):
+    """What a loss is given."""
 
-    def generate(params, state, drawn: Draw, keys: Key, train: bool) -> tuple[Images, PyTree]:
-        both = Variables(params["generator"], state["generator"])
-        x, new = generator.apply(both, *drawn, train=train, keys=streams(keys, "generator's noise")[0])
-        return x, {**state, "generator": new}
+    params: PyTree
+    state: PyTree
+    batch: Batch
+    step: Array
+    train: bool
 
-    def criticize(params, state, x, labels, train: bool) -> tuple[Scores, PyTree]:
-        scores, new = critic.apply(Variables(params["critic"], state["critic"]), x, labels, train=train)
-        return scores, {**state, "critic": new}
 
-    def seen(batch: Batch, train: bool) -> Images:
-        return prepare(streams(batch.keys, "real")[0], batch.x) if train else batch.x
+class Seen(NamedTuple):
+    """Data that the critic looks at, before augmentation, with their labels and keys."""
 
-    def both_kinds(params, state, batch: Batch, train: bool) -> tuple[Images, Images, Labels | None, Labels | None]:
-        """What the critic looks at: real and generated data, and the labels of either."""
-        (keys,) = streams(batch.keys, "critic's")
-        drawn = draw(keys, labels_of(batch) if paired else None)
-        fake, _ = generate(params, state, drawn, keys, train)
-        return seen(batch, train), fake, labels_of(batch), drawn.labels
+    x: Images
+    labels: Labels | None
+    keys: Key
 
-    def penalty_of(params, state, batch, real, fake, real_labels, fake_labels) -> Float[Array, ""]:
-        on_real = lambda x: criticize(params, state, x, real_labels, False)[0]  # noqa: E731
-        on_fake = lambda x: criticize(params, state, x, fake_labels, False)[0]  # noqa: E731
-        return regularizer.penalty.fn(on_real, on_fake, real, fake, streams(batch.keys, "penalty")[0]).mean()
 
-    def critic_loss(params, state, key, batch, *, step, train):
-        real, fake, real_labels, fake_labels = both_kinds(params, state, batch, train)
-        real_scores, state = criticize(params, state, real, real_labels, train)
-        fake_scores, state = criticize(params, state, fake, fake_labels, train)
-        metrics = {
-            "real": real_scores.mean(),
-            "fake": fake_scores.mean(),
-            "lead": loss.lead(real_scores, fake_scores),
-            "spread": spread(fake) / jnp.maximum(spread(real), 1e-6),
-        }
-        total = loss.critic(real_scores, fake_scores).mean()
-        if regularizer is not None and regularizer.every == 1:
-            metrics["penalty"] = penalty_of(params, state, batch, real, fake, real_labels, fake_labels)
-            total = total + regularizer.weight(step) * metrics["penalty"]
-        return total, (state, metrics)
+def adversarial_model(game: Game) -> Model:
+    """The model of a game.
 
-    def lazy_loss(params, state, key, batch, *, step, train):
-        real, fake, labels, fake_labels = seen(batch, train), None, labels_of(batch), None
-        if regularizer.penalty.of_fake:
-            real, fake, labels, fake_labels = both_kinds(params, state, batch, train)
-        penalty = penalty_of(params, state, batch, real, fake, labels, fake_labels)
-        return regularizer.every * regularizer.weight(step) * penalty, (state, {"penalty": penalty})
-
-    def generator_loss(params, state, key, batch, *, step, train):
-        keys = jnp.concatenate(streams(batch.keys, *(f"generator's {i}" for i in range(generator_batch))))
-        drawn = draw(keys, labels_of(batch) if paired else None)
-        fake, new_state = generate(params, state, drawn, keys, train)
-        fake_scores, _ = criticize(params, state, fake, drawn.labels, train)
-        real_scores = criticize(params, state, seen(batch, train), labels_of(batch), train)[0] if paired else None
-        return loss.generator(real_scores, fake_scores).mean(), (new_state, {})
-
-    def after(name: str, player: Player) -> Callable[..., PyTree] | None:
-        if player.after is None:
-            return None
-        return lambda params, state, *, step: {**state, name: player.after(params[name], state[name])}
-
-    def sample(variables: Variables, keys: Key, labels: Labels | None = None, *, truncation: float | None = None) -> Images:
-        check_labels(labels, num_classes)
-        drawn = draw(keys, labels)
-        if truncation is not None:
-            drawn = drawn._replace(z=truncated(keys, latent_dim, truncation))
-        return generate(*variables, drawn, keys, False)[0]
-
-    def nfe(*, truncation: float | None = None) -> int:
-        check_truncation(truncation)
-        return 1
-
-    def draw_z(variables: Variables, keys: Key, labels: Labels | None = None) -> Array:
-        check_labels(labels, num_classes)
-        return normal(streams(keys, "z")[0], latent_dim)
-
-    def decode_z(variables: Variables, keys: Key, z: Array, labels: Labels | None = None) -> Images:
-        check_labels(labels, num_classes)
-        drawn = draw(keys, labels)
-        return generate(*variables, Draw(z, drawn.labels), keys, False)[0]
-
-    def recalibrate(variables: Variables, batch: Batch) -> PyTree:
-        params, state = variables
-        fitted = generator.recalibrate(Variables(params["generator"], state["generator"]), *draw(batch.keys))
-        return {**state, "generator": fitted}
-
-    lazy = regularizer is not None and regularizer.every > 1
+    Its `sample` takes `truncation`: latents are drawn from the normal distribution between -truncation and truncation (Brock et
+    al. 2019, section 3.1). Raises InputError for labels of a model without classes.
+    """
+    lazy = game.regularizer is not None and game.regularizer.every > 1
     return Model(
-        init=init,
+        init=partial(init, game),
         objectives=(
-            Objective("critic", critic_loss, "critic", after=after("critic", critic)),
-            *([Objective("penalty", lazy_loss, "critic", every=regularizer.every, optimizer="critic")] if lazy else []),
-            Objective("generator", generator_loss, "generator", every=n_critic, after=after("generator", generator)),
+            Objective("critic", _loss(game, critic_loss), "critic", after=after_critic(game)),
+            *([_lazy_objective(game)] if lazy else []),
+            Objective("generator", _loss(game, generator_loss), "generator", every=game.n_critic, after=after_generator(game)),
         ),
-        sample=sample,
+        sample=partial(sample, game),
         nfe=nfe,
-        num_classes=num_classes,
-        recalibrate=None if generator.recalibrate is None else recalibrate,
-        latents=(Latent("z", draw_z, decode_z, slerp),) if latents is None else latents,
+        num_classes=game.num_classes,
+        recalibrate=None if game.generator.recalibrate is None else partial(recalibrate, game),
+        latents=(Latent("z", partial(draw_z, game), partial(decode_z, game), slerp),),
         symptoms=symptoms,
     )
+
+
+def init(game: Game, key: Key, batch: Batch) -> Variables:
+    """Both players fresh."""
+    generator_key, critic_key = streams(key, "generator", "critic")
+    generator = game.generator.init(generator_key, *draw(game, batch.keys))
+    critic = game.critic.init(critic_key, batch.x, labels_of(game, batch))
+    state = {"generator": generator.state, "critic": critic.state}
+    if is_adaptive(game):
+        state["augmentation"] = {"p": jnp.zeros(()), "signs": jnp.zeros(2), "images": jnp.zeros(())}
+    return Variables({"generator": generator.params, "critic": critic.params}, state)
+
+
+# --- what is drawn and seen ---------------------------------------------------------------------------------------------------
+
+
+def draw(game: Game, keys: Key, labels: Labels | None = None) -> tuple[Float[Array, "batch latent"], Labels | None]:
+    """Latents, and the classes that go with them: those given, or fair draws; None for a model without."""
+    z_keys, label_keys = streams(keys, "z", "label")
+    if game.num_classes is not None and labels is None:
+        labels = draw_labels(label_keys, game.num_classes)
+    return normal(z_keys, game.latent_dim), labels
+
+
+def labels_of(game: Game, batch: Batch) -> Labels | None:
+    """Those of real data, as far as the model takes them."""
+    return None if game.num_classes is None else batch.labels
+
+
+def generate(
+    game: Game, variables: Variables, z: Array, labels: Labels | None, keys: Key, train: bool
+) -> tuple[Images, PyTree]:
+    """(images, the state with the generator's new one)."""
+    params, state = variables
+    own = Variables(params["generator"], state["generator"])
+    x, new = game.generator.apply(own, z, labels, train=train, keys=streams(keys, "generator's noise")[0])
+    return x, {**state, "generator": new}
+
+
+def real_data(game: Game, turn: Turn) -> Seen:
+    """The batch, prepared in training."""
+    (keys,) = streams(turn.batch.keys, "real")
+    x = game.prepare(keys, turn.batch.x) if turn.train else turn.batch.x
+    return Seen(x, labels_of(game, turn.batch), keys)
+
+
+def generated(game: Game, turn: Turn, keys: Key) -> tuple[Seen, PyTree]:
+    """One sample a key, and the state with the generator's new one."""
+    z, labels = draw(game, keys, labels_of(game, turn.batch) if game.paired else None)
+    x, state = generate(game, Variables(turn.params, turn.state), z, labels, keys, turn.train)
+    return Seen(x, labels, keys), state
+
+
+def scores_of(game: Game, turn: Turn, seen: Seen, phase: str, train: bool | None = None) -> tuple[Scores, PyTree]:
+    """(the critic's scores of data, augmented in training; the state with the critic's new one).
+
+    `phase` tells apart what is drawn for the several looks of one step.
+    """
+    x, state, train = seen.x, turn.state, turn.train if train is None else train
+    if game.augmentation is not None and turn.train:
+        p = state["augmentation"]["p"] if is_adaptive(game) else game.augmentation.probability(turn.step)
+        x = game.augmentation.alter(streams(seen.keys, f"augmentation {phase}")[0], x, p)
+    scores, new = game.critic.apply(Variables(turn.params["critic"], state["critic"]), x, seen.labels, train=train)
+    return scores, {**state, "critic": new}
+
+
+# --- losses -------------------------------------------------------------------------------------------------------------------
+
+
+def critic_loss(game: Game, turn: Turn) -> tuple[Array, tuple[PyTree, Metrics]]:
+    """The critic's loss and, where it is due at every step, the penalty."""
+    real, (fake, _) = real_data(game, turn), generated(game, turn, streams(turn.batch.keys, "critic's")[0])
+    real_scores, state = scores_of(game, turn, real, "of real")
+    fake_scores, state = scores_of(game, turn._replace(state=state), fake, "of generated")
+    metrics = {
+        "real": real_scores.mean(),
+        "fake": fake_scores.mean(),
+        "lead": game.loss.lead(real_scores, fake_scores),
+        "spread": spread(fake.x) / jnp.maximum(spread(real.x), 1e-6),
+    }
+    if is_adaptive(game):
+        state, metrics = observe(game, state, real_scores), metrics | {"augmentation": state["augmentation"]["p"]}
+    total = game.loss.critic(real_scores, fake_scores).mean()
+    if game.regularizer is not None and game.regularizer.every == 1:
+        metrics["penalty"] = penalty_of(game, turn, real, fake)
+        total = total + game.regularizer.weight(turn.step) * metrics["penalty"]
+    return total, (state, metrics)
+
+
+def penalty_of(game: Game, turn: Turn, real: Seen, fake: Seen | None) -> Float[Array, ""]:
+    """The mean penalty; slopes are those of the critic behind the augmentation."""
+    on_real = lambda x: scores_of(game, turn, real._replace(x=x), "of the penalty", train=False)[0]  # noqa: E731
+    on_fake = lambda x: scores_of(game, turn, fake._replace(x=x), "of the penalty", train=False)[0]  # noqa: E731
+    keys, x = streams(turn.batch.keys, "penalty")[0], None if fake is None else fake.x
+    return game.regularizer.penalty.fn(on_real, on_fake, real.x, x, keys).mean()
+
+
+def lazy_loss(game: Game, turn: Turn) -> tuple[Array, tuple[PyTree, Metrics]]:
+    """The penalty where it is due at some steps only."""
+    fake = None
+    if game.regularizer.penalty.of_fake:
+        fake, _ = generated(game, turn, streams(turn.batch.keys, "penalty's")[0])
+    penalty = penalty_of(game, turn, real_data(game, turn), fake)
+    return game.regularizer.every * game.regularizer.weight(turn.step) * penalty, (turn.state, {"penalty": penalty})
+
+
+def generator_loss(game: Game, turn: Turn) -> tuple[Array, tuple[PyTree, Metrics]]:
+    """The generator's loss."""
+    keys = jnp.concatenate(streams(turn.batch.keys, *(f"generator's {i}" for i in range(game.generator_batch))))
+    fake, state = generated(game, turn, keys)
+    fake_scores, _ = scores_of(game, turn, fake, "of generated")
+    real_scores = scores_of(game, turn, real_data(game, turn), "beside generated")[0] if game.paired else None
+    return game.loss.generator(real_scores, fake_scores).mean(), (state, {})
+
+
+def _loss(game: Game, fn: Callable) -> Callable:
+    def loss(params, state, key, batch, *, step, train):
+        del key  # for dropout, which no player has
+        return fn(game, Turn(params, state, batch, step, train))
+
+    return loss
+
+
+def _lazy_objective(game: Game) -> Objective:
+    return Objective("penalty", _loss(game, lazy_loss), "critic", every=game.regularizer.every, optimizer="critic")
+
+
+# --- once an update -----------------------------------------------------------------------------------------------------------
+
+
+def is_adaptive(game: Game) -> bool:
+    """Does the augmentation follow the critic's overfitting?"""
+    return game.augmentation is not None and game.augmentation.images_to_full > 0
+
+
+def observe(game: Game, state: PyTree, scores: Scores) -> PyTree:
+    """The state after one more microbatch of real images: the sum of the mean signs, their number, and how many images."""
+    seen, devices = state["augmentation"], 1 if game.axis_name is None else jax.lax.psum(1, game.axis_name)
+    mean = batch_mean(jnp.sign(jax.lax.stop_gradient(scores)), game.axis_name)
+    seen = {**seen, "signs": seen["signs"] + jnp.stack([mean, 1.0]), "images": seen["images"] + len(scores) * devices}
+    return {**state, "augmentation": seen}
+
+
+def adapt(game: Game, state: PyTree, step: Array) -> PyTree:
+    """The state with p moved, where that is due."""
+    seen, rule = state["augmentation"], game.augmentation
+    mean = seen["signs"][0] / jnp.maximum(seen["signs"][1], 1)
+    moved = {
+        "p": adapted(seen["p"], mean, seen["images"], rule.target, rule.images_to_full),
+        "signs": jnp.zeros(2),
+        "images": jnp.zeros(()),
+    }
+    due = (step + 1) % rule.interval == 0
+    return {**state, "augmentation": jax.tree.map(lambda new, old: jnp.where(due, new, old), moved, seen)}
+
+
+def after_critic(game: Game) -> Callable[..., PyTree] | None:
+    """What happens after the critic's updates; None: nothing."""
+    if game.critic.after is None and not is_adaptive(game):
+        return None
+
+    def after(params, state, *, step):
+        if game.critic.after is not None:
+            state = {**state, "critic": game.critic.after(params["critic"], state["critic"])}
+        return adapt(game, state, step) if is_adaptive(game) else state
+
+    return after
+
+
+def after_generator(game: Game) -> Callable[..., PyTree] | None:
+    """What happens after the generator's updates; None: nothing."""
+    if game.generator.after is None:
+        return None
+    return lambda params, state, *, step: {
+        **state,
+        "generator": game.generator.after(params["generator"], state["generator"]),
+    }
+
+
+# --- sampling -----------------------------------------------------------------------------------------------------------------
+
+
+def sample(
+    game: Game, variables: Variables, keys: Key, labels: Labels | None = None, *, truncation: float | None = None
+) -> Images:
+    """One sample a key."""
+    check_labels(labels, game.num_classes)
+    z, labels = draw(game, keys, labels)
+    z = z if truncation is None else truncated(keys, game.latent_dim, truncation)
+    return generate(game, variables, z, labels, keys, False)[0]
+
+
+def nfe(*, truncation: float | None = None) -> int:
+    """One evaluation of the generator."""
+    check_truncation(truncation)
+    return 1
+
+
+def draw_z(game: Game, variables: Variables, keys: Key, labels: Labels | None = None) -> Float[Array, "batch latent"]:
+    """The latents that `sample` draws."""
+    check_labels(labels, game.num_classes)
+    return draw(game, keys, labels)[0]
+
+
+def decode_z(game: Game, variables: Variables, keys: Key, z: Array, labels: Labels | None = None) -> Images:
+    """The images of latents."""
+    check_labels(labels, game.num_classes)
+    return generate(game, variables, z, draw(game, keys, labels)[1], keys, False)[0]
+
+
+def recalibrate(game: Game, variables: Variables, batch: Batch) -> PyTree:
+    """The state whose generator's statistics fit its parameters."""
+    params, state = variables
+    own = Variables(params["generator"], state["generator"])
+    return {**state, "generator": game.generator.recalibrate(own, *draw(game, batch.keys))}
 
 
 # --- latents ------------------------------------------------------------------------------------------------------------------

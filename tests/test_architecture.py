@@ -24,6 +24,7 @@ FLOORS = [
     {"system"},
     {"images"},
     {"adversarial", "augment", "conditioning", "densities"},
+    {"critic_augment"},
     {"diffusion", "nets"},
     {"compose", "sampling", "variational"},
     {"denoising", "game"},

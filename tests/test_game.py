@@ -43,7 +43,8 @@ def critic():
 
 
 def make(loss="wasserstein", classes=None, seen=None, **options):
-    return game.adversarial_model(classes, generator(seen), critic(), DIM, adversarial.adversarial_loss(loss), **options)
+    loss = adversarial.adversarial_loss(loss)
+    return game.adversarial_model(game.Game(classes, generator(seen), critic(), DIM, loss, **options))
 
 
 def run(model, name, batch=BATCH, step=0):

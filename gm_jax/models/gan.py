@@ -20,11 +20,12 @@ from typing import Any, Literal
 import jax
 import jax.numpy as jnp
 
+from gm_jax import critic_augment
 from gm_jax.adversarial import PENALTIES, adversarial_loss
 from gm_jax.conditioning import classes_of
 from gm_jax.core import Images, Key, Model
 from gm_jax.errors import InputError
-from gm_jax.game import Regularizer, adversarial_model
+from gm_jax.game import Augmentation, Game, Regularizer, adversarial_model
 from gm_jax.nets.players import Setting, players
 from gm_jax.settings import Count, NonNegative, Positive, Section, checked
 
@@ -50,6 +51,8 @@ def make(
     n_critic: Count = 5,
     generator_batch: Count = 2,
     dequantize: bool = False,
+    augmentation: tuple[Literal["bgc", "color", "translation", "cutout"], ...] = (),
+    ada_images: Count = 500_000,
     class_conditional: bool = False,
     conditioning: Literal["projection", "concatenation"] = "projection",
 ) -> Model:
@@ -59,8 +62,9 @@ def make(
     label smoothing. penalty: on the critic's gradient, with its weight (lambda, or gamma of R1), due at every so many steps.
     critic_norm: normalisation between the critic's layers. generator_spectral: spectral norm of the generator's layers, too.
     n_critic: updates of the critic for one of the generator. generator_batch: samples in an update of the generator, in
-    batches. dequantize: uniform noise of one level on real images. conditioning: how players of a class_conditional model see
-    the label.
+    batches. dequantize: uniform noise of one level on real images. augmentation: of all that the critic sees, those of
+    DiffAugment or "bgc", ADA, which takes ada_images images from nothing to everything. conditioning: how players of a
+    class_conditional model see the label.
 
     Raises InputError for values out of range or that do not go together, and for class_conditional without labels in the data.
     """
@@ -72,18 +76,31 @@ def make(
         raise InputError("loss=relativistic compares pairs of real and generated images; set generator_batch=1")
     setting = Setting(tuple(image_shape), latent_dim, classes, conditioning, critic_norm, generator_spectral, axis_name, dtype)
     generator, critic = players(network, setting)
-    return adversarial_model(
+    game = Game(
         classes,
         generator,
         critic,
         latent_dim,
         adversarial_loss(loss, real_target),
         regularizer=None if penalty == "none" else Regularizer(PENALTIES[penalty], lambda step: penalty_weight, penalty_every),
+        augmentation=augmentation_of(augmentation, ada_images),
         n_critic=n_critic,
         generator_batch=generator_batch,
         paired=paired,
-        **({"prepare": dequantized} if dequantize else {}),
+        axis_name=axis_name,
     )
+    return adversarial_model(game._replace(prepare=dequantized) if dequantize else game)
+
+
+def augmentation_of(names: tuple[str, ...], ada_images: int) -> Augmentation | None:
+    """Raises InputError for "bgc" beside others."""
+    if not names:
+        return None
+    if "bgc" in names:
+        if len(names) > 1:
+            raise InputError(f"augmentation={','.join(names)}: bgc stands alone; leave it or the others out")
+        return Augmentation(critic_augment.bgc, images_to_full=ada_images)
+    return Augmentation(lambda keys, x, p: critic_augment.diff_augment(keys, x, names))
 
 
 def dequantized(keys: Key, x: Images) -> Images:

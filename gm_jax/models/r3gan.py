@@ -17,7 +17,7 @@ from jaxtyping import Array, Float
 from gm_jax.adversarial import PENALTIES, adversarial_loss
 from gm_jax.conditioning import classes_of
 from gm_jax.core import Model
-from gm_jax.game import Regularizer, adversarial_model
+from gm_jax.game import Game, Regularizer, adversarial_model
 from gm_jax.nets.players import of_plain_module
 from gm_jax.nets.r3gan import Discriminator, Generator, num_stages
 from gm_jax.settings import Count, NonNegative, Whole, checked
@@ -55,7 +55,7 @@ def make(
     sizes = {"channels": channels, "num_res_blocks": num_res_blocks, "groups": groups, "expansion": expansion}
     shared = {**sizes, "remat": remat, "dtype": dtype}
     generator = Generator(tuple(image_shape), classes, class_features=class_features, **shared)
-    return adversarial_model(
+    game = Game(
         classes,
         of_plain_module(generator),
         of_plain_module(Discriminator(classes, **shared)),
@@ -64,6 +64,7 @@ def make(
         regularizer=Regularizer(PENALTIES["r1_r2"], lambda step: half_cosine(step, gamma, end_gamma, gamma_steps)),
         paired=True,
     )
+    return adversarial_model(game)
 
 
 def half_cosine(step: Array, first: float, last: float, steps: int) -> Float[Array, ""] | float:
