@@ -12,13 +12,17 @@ def attention(
     key: Float[Array, "batch keys channel"],
     value: Float[Array, "batch keys channel"],
 ) -> Float[Array, "batch queries channel"]:
-    """softmax(query key^T / sqrt(channel)) value, in one head (Vaswani et al. 2017, equation 1); the softmax in float32."""
+    """softmax(query key^T / sqrt(channel)) value, in one head (Vaswani et al. 2017, equation 1); the softmax in float32.
+
+    Its denominator divides the sums over values, which are fewer numbers than the weights.
+    """
     if cudnn_can(query.shape, key.shape, query.dtype):
         heads = (x[:, :, None, :] for x in (query, key, value))
         return jax.nn.dot_product_attention(*heads, implementation="cudnn")[:, :, 0, :]
     logits = jnp.einsum("bqc,bkc->bqk", query, key, preferred_element_type=jnp.float32) * query.shape[-1] ** -0.5
-    weights = jax.nn.softmax(logits, axis=-1).astype(value.dtype)
-    return jnp.einsum("bqk,bkc->bqc", weights, value)
+    weights = jnp.exp(logits - jax.lax.stop_gradient(logits.max(axis=-1, keepdims=True)))
+    sums = jnp.einsum("bqk,bkc->bqc", weights.astype(value.dtype), value, preferred_element_type=jnp.float32)
+    return (sums / weights.sum(axis=-1, keepdims=True)).astype(value.dtype)
 
 
 @functools.cache

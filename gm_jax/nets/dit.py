@@ -8,6 +8,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from gm_jax.nets.layers import Dense
 from gm_jax.nets.transformer import (
     LabelEmbedding,
     Perceptron,
@@ -51,26 +52,26 @@ class DiT(nn.Module):
     ) -> Float[Array, "batch height width out"]:
         size, patch = x.shape[1:3], self.patch_size
         told = self.told(jnp.broadcast_to(t, x.shape[:1]), condition)
-        h = nn.Dense(self.channels, dtype=self.dtype, kernel_init=xavier, name="patches")(patchify(x, patch))
+        h = Dense(self.channels, dtype=self.dtype, kernel_init=xavier, name="patches")(patchify(x, patch))
         h = h + positions(size[0] // patch, size[1] // patch, self.channels).astype(self.dtype)
         block = nn.remat(Block, static_argnums=(3,)) if self.remat else Block
         for i in range(self.depth):
             h = block(self.num_heads, self.dropout, self.dtype, name=f"block{i}")(h, told, train)
         shift, scale = modulation(2, told, self.channels, self.dtype, "modulation")
         h = modulated(h, shift, scale, self.dtype).astype(jnp.float32)
-        out = nn.Dense(patch**2 * self.out_channels, kernel_init=zeros, name="out")(h)
+        out = Dense(patch**2 * self.out_channels, kernel_init=zeros, name="out")(h)
         return unpatchify(out, size, patch)
 
     def told(self, t: Float[Array, " batch"], condition: Float[Array, "batch size"] | None) -> Float[Array, "batch channel"]:
         """One vector of time, label and what else there is."""
         normal = nn.initializers.normal(0.02)
-        h = nn.Dense(self.channels, dtype=self.dtype, kernel_init=normal, name="time0")(sinusoids(t, FREQUENCIES))
-        told = nn.Dense(self.channels, dtype=self.dtype, kernel_init=normal, name="time1")(nn.swish(h))
+        h = Dense(self.channels, dtype=self.dtype, kernel_init=normal, name="time0")(sinusoids(t, FREQUENCIES))
+        told = Dense(self.channels, dtype=self.dtype, kernel_init=normal, name="time1")(nn.swish(h))
         labels, others = split_condition(condition, len(t), self.num_classes)
         if self.num_classes:
             told = told + LabelEmbedding(self.channels, self.dtype, name="label")(labels)
         if others.shape[1]:
-            told = told + nn.Dense(self.channels, use_bias=False, dtype=self.dtype, name="condition")(others)
+            told = told + Dense(self.channels, use_bias=False, dtype=self.dtype, name="condition")(others)
         return told
 
 
@@ -95,7 +96,7 @@ class Block(nn.Module):
 
 def modulation(n: int, told: Float[Array, "batch channel"], channels: int, dtype: jnp.dtype, name: str) -> list[Array]:
     """n vectors for each example, zero to begin with, [b, 1, channels]."""
-    out = nn.Dense(n * channels, dtype=dtype, kernel_init=zeros, name=name)(nn.swish(told))
+    out = Dense(n * channels, dtype=dtype, kernel_init=zeros, name=name)(nn.swish(told))
     return jnp.split(out[:, None], n, axis=-1)
 
 

@@ -17,6 +17,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from gm_jax.errors import InputError
+from gm_jax.nets.layers import Dense
 from gm_jax.nets.song_unet import double, half
 
 Images = Float[Array, "batch height width channel"]
@@ -117,7 +118,7 @@ class ResidualBlock(nn.Module):
     def __call__(self, x: Images) -> Images:
         channels, init = x.shape[-1], msr(GAIN * self.depth**-0.25)
         wide = self.expansion * channels
-        h = nn.Dense(wide, dtype=self.dtype, kernel_init=init, name="in")(x)
+        h = Dense(wide, dtype=self.dtype, kernel_init=init, name="in")(x)
         h = nn.Conv(
             wide,
             (3, 3),
@@ -143,7 +144,7 @@ def block_of(net: Generator | Discriminator, stages: int) -> Callable[[bool, str
 
 def bare(channels: int, kernel_init: Callable, dtype: jnp.dtype = jnp.float32, name: str | None = None) -> nn.Dense:
     """A dense layer without bias."""
-    return nn.Dense(channels, use_bias=False, dtype=dtype, kernel_init=kernel_init, name=name)
+    return Dense(channels, use_bias=False, dtype=dtype, kernel_init=kernel_init, name=name)
 
 
 def msr(gain: float = 1.0) -> Callable:

@@ -11,6 +11,7 @@ from jaxtyping import Array, Float
 
 from gm_jax.errors import InputError
 from gm_jax.nets.attention import attention
+from gm_jax.nets.layers import Dense
 from gm_jax.nets.unet import merge_heads, split_heads
 
 Tokens = Float[Array, "batch token channel"]
@@ -78,9 +79,9 @@ class SelfAttention(nn.Module):
     @nn.compact
     def __call__(self, x: Tokens) -> Tokens:
         channels = x.shape[-1]
-        parts = (nn.Dense(channels, self.qkv_bias, self.dtype, name=name)(x) for name in ("query", "key", "value"))
+        parts = (Dense(channels, self.qkv_bias, self.dtype, name=name)(x) for name in ("query", "key", "value"))
         out = merge_heads(attention(*(split_heads(part, self.num_heads) for part in parts)), self.num_heads)
-        return nn.Dense(channels, dtype=self.dtype, name="out")(out)
+        return Dense(channels, dtype=self.dtype, name="out")(out)
 
 
 class Perceptron(nn.Module):
@@ -91,8 +92,8 @@ class Perceptron(nn.Module):
 
     @nn.compact
     def __call__(self, x: Tokens) -> Tokens:
-        h = nn.Dense(4 * x.shape[-1], dtype=self.dtype, name="in")(x)
-        return nn.Dense(x.shape[-1], dtype=self.dtype, name="out")(partial(nn.gelu, approximate=self.approximate)(h))
+        h = Dense(4 * x.shape[-1], dtype=self.dtype, name="in")(x)
+        return Dense(x.shape[-1], dtype=self.dtype, name="out")(partial(nn.gelu, approximate=self.approximate)(h))
 
 
 class LabelEmbedding(nn.Module):
@@ -106,4 +107,4 @@ class LabelEmbedding(nn.Module):
         none = 1 - one_hot.sum(axis=1, keepdims=True)
         rows = jnp.concatenate([one_hot, none], axis=1)
         kernel_init = nn.initializers.normal(0.02)
-        return nn.Dense(self.channels, use_bias=False, dtype=self.dtype, kernel_init=kernel_init, name="table")(rows)
+        return Dense(self.channels, use_bias=False, dtype=self.dtype, kernel_init=kernel_init, name="table")(rows)

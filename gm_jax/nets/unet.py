@@ -19,7 +19,7 @@ from jaxtyping import Array, Float
 
 from gm_jax.errors import InputError
 from gm_jax.nets.attention import attention
-from gm_jax.nets.layers import group_norm, upsample_nearest
+from gm_jax.nets.layers import Dense, group_norm, upsample_nearest
 from gm_jax.nets.winograd import conv_general_dilated
 
 FeatureMap = Float[Array, "batch height width channel"]
@@ -230,7 +230,7 @@ def dense(
     name: str | None = None,
 ) -> nn.Dense:
     """A dense layer over the last axis, which on feature maps is a 1x1 convolution."""
-    return nn.Dense(channels, use_bias=use_bias, dtype=dtype, kernel_init=kernel_init, name=name)
+    return Dense(channels, use_bias=use_bias, dtype=dtype, kernel_init=kernel_init, name=name)
 
 
 def fitting_multipliers(size: tuple[int, int], channel_multipliers: tuple[int, ...]) -> tuple[int, ...]:

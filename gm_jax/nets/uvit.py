@@ -10,6 +10,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from gm_jax.nets.layers import Dense
 from gm_jax.nets.transformer import (
     LabelEmbedding,
     Perceptron,
@@ -51,7 +52,7 @@ class UViT(nn.Module):
         train: bool = False,
     ) -> Float[Array, "batch height width out"]:
         size, patch = x.shape[1:3], self.patch_size
-        tokens = nn.Dense(self.channels, dtype=self.dtype, name="patches")(patchify(x, patch))
+        tokens = Dense(self.channels, dtype=self.dtype, name="patches")(patchify(x, patch))
         told = self.told(jnp.broadcast_to(t, x.shape[:1]), condition)
         h = jnp.concatenate([*(token[:, None] for token in told), tokens], axis=1)
         h = h + self.param("positions", normal, (1, *h.shape[1:])).astype(self.dtype)
@@ -64,10 +65,10 @@ class UViT(nn.Module):
         h = block(name="middle")(h, train)
         for i in range(half):
             joined = jnp.concatenate([h, skips.pop()], axis=-1)
-            h = nn.Dense(self.channels, dtype=self.dtype, kernel_init=normal, name=f"skip{i}")(joined)
+            h = Dense(self.channels, dtype=self.dtype, kernel_init=normal, name=f"skip{i}")(joined)
             h = block(name=f"out{i}")(h, train)
         h = nn.LayerNorm(epsilon=1e-5, dtype=self.dtype, name="norm")(h).astype(jnp.float32)
-        h = nn.Dense(patch**2 * self.out_channels, kernel_init=normal, name="decode")(h[:, len(told) :])
+        h = Dense(patch**2 * self.out_channels, kernel_init=normal, name="decode")(h[:, len(told) :])
         return nn.Conv(self.out_channels, (3, 3), name="conv_out")(unpatchify(h, size, patch))
 
     def told(self, t: Float[Array, " batch"], condition: Float[Array, "batch size"] | None) -> list[Array]:
@@ -75,7 +76,7 @@ class UViT(nn.Module):
         time = sinusoids(t, self.channels).astype(self.dtype)
         labels, others = split_condition(condition, len(t), self.num_classes)
         if others.shape[1]:
-            time = time + nn.Dense(self.channels, use_bias=False, dtype=self.dtype, name="condition")(others)
+            time = time + Dense(self.channels, use_bias=False, dtype=self.dtype, name="condition")(others)
         if not self.num_classes:
             return [time]
         return [LabelEmbedding(self.channels, self.dtype, name="label")(labels), time]
