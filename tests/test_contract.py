@@ -28,7 +28,7 @@ ALWAYS = ["guided"]  # told labels whatever the settings
 CONDITIONAL = [f"{name} of labels" for name in MODELS if "class_conditional" in fields_of(find_make(name))]
 CASES = [*MODELS, *CONDITIONAL]
 NO_SAMPLES = ["classifier"]  # and says so
-ADVERSARIAL = ["gan", "gan of labels", "r3gan", "r3gan of labels"]
+ADVERSARIAL = ["gan", "gan of labels", "r3gan", "r3gan of labels", "stylegan2", "stylegan2 of labels"]
 NO_TRAJECTORY = [*ADVERSARIAL, "mmd_vae", "vae", "vae of labels", "vqvae", "vqvae of labels"]
 LATENTS = ADVERSARIAL  # drawn, since nothing encodes images
 # a constant that is added to all scores alters a hinge loss by nothing where all of them are within their margins

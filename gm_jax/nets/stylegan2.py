@@ -171,13 +171,16 @@ class StyledConv(nn.Module):
         else:
             y = modulated_conv(x, kernel, scale, self.up)
         if keys is not None:
-            noise = jax.vmap(lambda key: jax.random.normal(key, (*y.shape[1:3], 1)))(keys)
-            y = y + (strength * noise).astype(y.dtype)
+            y = y + (strength * self.noise_of(keys, y.shape)).astype(y.dtype)
         y = lrelu(y + bias.astype(y.dtype))
         if adain:
             shift = EqualDense(self.features, name="shift")(w)
             y = adaptive_instance_norm(y, scale, shift)
         return y
+
+    def noise_of(self, keys: Key, shape: Sequence[int]) -> Float[Array, "batch height width 1"]:
+        """Standard normal, one number a pixel."""
+        return jax.vmap(lambda key: jax.random.normal(key, (*shape[1:3], 1)))(keys)
 
 
 class ToImage(nn.Module):
