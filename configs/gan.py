@@ -19,6 +19,14 @@ Settings: "cifar10" and "cifar10_conditional", pfnet-research/sngan_projection; 
 igul222/improved_wgan_training; "cifar10_biggan", ajbrock/BigGAN-PyTorch, scripts/launch_cifar_ema.sh (its initial weights are
 smaller); "cifar10_ttur", Heusel et al. 2017, appendix A5; the others as their papers have them for other data. A step is an
 update of the critic.
+
+Expected (none of CIFAR-10 and MNIST run here yet):
+    cifar10: FID 21.7 against the test images, IS 8.22 (Miyato et al. 2018, table 2). cifar10_biggan: FID 14.7 (Brock et al.).
+    digits: Frechet distance 6.4, precision 0.57, recall 0.93, in six minutes (results/digits_games/gan.json).
+    digits_conditional: 1.5 (real images: 1.1), and 99.7 % of the samples show the digit asked for
+        (results/digits_games/gan-conditional.json).
+    digits_wgan_gp: 5.3 (results/digits_games/gan-wgan-gp.json).
+    ring: all 8 modes, 0.95 of the samples at one of them; docs/gans.md has the other losses.
 """
 
 from ml_collections import ConfigDict

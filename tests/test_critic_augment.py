@@ -29,7 +29,7 @@ def test_every_image_is_altered_by_its_own_key_and_the_gradient_comes_through(na
     x, alter = X[:8, ..., :channels], partial(ALL[name], p=1.0)
     y, pull = jax.vjp(lambda x: jax.jit(alter)(KEYS[:8], x), x)
     assert y.shape == x.shape and np.isfinite(y).all() and (np.abs(y - x).max((1, 2, 3)) > 1e-3).all()
-    np.testing.assert_allclose(quick_jit(alter)(KEYS[2:4], x[2:4]), y[2:4], atol=1e-5)
+    np.testing.assert_allclose(quick_jit(alter)(KEYS[2:4], x[2:4]), y[2:4], rtol=1e-4, atol=1e-4)
     (gradient,) = pull(jnp.ones_like(y))
     assert np.isfinite(gradient).all() and (np.abs(gradient).max((1, 2, 3)) > 0).all()
 
@@ -119,4 +119,4 @@ def test_colours_of_diff_augment_keep_the_means_that_they_say():
 
 def test_colours_of_two_channels_are_refused():
     with pytest.raises(InputError, match="2 channels"):
-        augment.bgc(KEYS, X[..., :2], 0.5)
+        augment.color(KEYS, X[..., :2], 0.5)

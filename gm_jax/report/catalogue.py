@@ -24,7 +24,7 @@ from gm_jax.settings import Field, describe, fields_of, section_of
 Summary = dict[str, Any]
 Entry = dict[str, Any]
 
-SHOWN = ("digits", "digits_noise", "cifar10")  # folders of results with a table in README.md
+SHOWN = ("digits", "digits_noise", "digits_games", "cifar10")  # folders of results with a table in README.md
 HEADS = ("model", "distance", "bits/dim", "NFE", "s / 1000 images")
 SECONDS = "cost_seconds_per_1000_samples"
 KINDS = {"exact": "exact", "bound": "upper bounds", "estimate": "estimates"}  # of likelihoods that give bits/dim
