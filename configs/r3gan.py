@@ -6,8 +6,7 @@
   python train.py --config configs/r3gan.py:tiny                 seconds: a check that everything works
 
 Settings of "cifar10": brownvc/R3GAN, train.py. There the average's half-life grows along half a cosine, here in proportion to
-the steps; real and generated images are augmented there, here flips of the real ones are all; and either player sees real
-images of its own there.
+the steps; and either player sees real images of its own there.
 
 Expected: cifar10 is not yet run (the paper: FID 1.96, with augmentation).
 """
@@ -26,7 +25,7 @@ def get_config(preset: str = "cifar10") -> ConfigDict:
 def cifar10(config: ConfigDict) -> None:
     config.data.name = "cifar10"
     config.data.flip = True
-    config.model.update(class_conditional=True, gamma_steps=HORIZON)
+    config.model.update(class_conditional=True, augmentation=0.55, ramp_steps=HORIZON)
     config.optimizer.update(learning_rate=2e-4, end_rate=5e-5, b1=0.0, b2=0.9, end_b2=0.99, schedule="cosine", horizon=HORIZON)
     own(config, "generator", ema_decay=0.5 ** (512 / 5e6), ema_ramp=0.25)
     config.train.update(steps=390_000, batch_size=512, sample_every=5_000, checkpoint_every=5_000)
@@ -34,7 +33,7 @@ def cifar10(config: ConfigDict) -> None:
 
 def digits(config: ConfigDict) -> None:
     config.data.name = "digits"
-    config.model.update(latent_dim=32, channels=32, groups=8, num_res_blocks=1, gamma=1.0, end_gamma=0.1, gamma_steps=2000)
+    config.model.update(latent_dim=32, channels=32, groups=8, num_res_blocks=1, gamma=1.0, end_gamma=0.1, ramp_steps=2000)
     config.optimizer.update(learning_rate=1e-3, end_rate=2e-4, b1=0.0, b2=0.9, end_b2=0.99, schedule="cosine", horizon=2000)
     own(config, "generator", ema_decay=0.99)
     config.train.update(steps=2000, batch_size=128, log_every=100, heldout_every=500, sample_every=500, checkpoint_every=500)
@@ -47,7 +46,7 @@ def digits_conditional(config: ConfigDict) -> None:
 
 def tiny(config: ConfigDict) -> None:
     digits(config)
-    config.model.update(latent_dim=8, channels=8, groups=4, gamma_steps=100)
+    config.model.update(latent_dim=8, channels=8, groups=4, ramp_steps=100)
     config.optimizer.update(learning_rate=5e-3, end_rate=1e-3, horizon=100)
     config.train.update(
         steps=100, batch_size=64, log_every=10, heldout_every=50, sample_every=50, samples=16, checkpoint_every=50

@@ -33,8 +33,21 @@ BRIGHTNESS_STD, CONTRAST_STD, SATURATION_STD = 0.2, 0.5, 1.0  # the latter two o
 
 def bgc(keys: Key, x: Images, p: Probability) -> Images:
     """Pixel blitting, then geometric, then colour transformations, each made with probability p. At p = 0 nothing is done."""
+    return _blit_geometric_color(keys, x, p, p)
+
+
+def bgc_cutout(keys: Key, x: Images, p: Probability) -> Images:
+    """The same with half as many of the colour transformations, and at last a rectangle of zeros (Huang et al. 2024)."""
+
+    def sometimes(key, image):
+        return _sometimes(key, p, lambda key: cutout(key, image), image)
+
+    return jax.vmap(sometimes)(streams(keys, "cutout")[0], _blit_geometric_color(keys, x, p, p / 2))
+
+
+def _blit_geometric_color(keys, x, p, p_color):
     blit_keys, geometric_keys, color_keys = streams(keys, "blit", "geometric", "color")
-    return color(color_keys, geometric(geometric_keys, blit(blit_keys, x, p), p), p)
+    return color(color_keys, geometric(geometric_keys, blit(blit_keys, x, p), p), p_color)
 
 
 def blit(keys: Key, x: Images, p: Probability) -> Images:

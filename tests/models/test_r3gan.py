@@ -22,10 +22,18 @@ def losses(model, step=0, batch=BATCH):
 
 def test_gamma_weighs_both_penalties_and_falls_along_half_a_cosine():
     without, _ = losses(r3gan.make(SHAPE, **SMALL, gamma=0.0))
-    settings = {"gamma": 0.5, "end_gamma": 0.1, "gamma_steps": 100}
+    settings = {"gamma": 0.5, "end_gamma": 0.1, "ramp_steps": 100}
     for step, gamma in ((0, 0.5), (50, 0.3), (100, 0.1), (1000, 0.1)):
         with_penalty, _ = losses(r3gan.make(SHAPE, **SMALL, **settings), step)
         assert with_penalty[0] - without[0] == pytest.approx(gamma * with_penalty[1]["penalty"], rel=1e-3)
+
+
+def test_augmentation_grows_in_the_same_steps():
+    """At first what the critic sees is not altered; later it is."""
+    plain, altered = (r3gan.make(SHAPE, **SMALL, gamma=0.0, augmentation=share, ramp_steps=10) for share in (0.0, 1.0))
+    real = lambda model, step: losses(model, step)[0][1]["real"]  # noqa: E731
+    assert real(altered, 0) == pytest.approx(real(plain, 0), rel=1e-4)
+    assert real(altered, 10) != pytest.approx(real(plain, 10), rel=1e-3)
 
 
 def test_the_losses_are_of_pairs():
