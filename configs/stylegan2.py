@@ -10,7 +10,9 @@ Settings of "cifar10": NVlabs/stylegan2-ada-pytorch, train.py, configuration "ci
 with a learning rate of 16/17 and moments that forget as much more slowly; here it shares those of the critic, whose learning
 rate and moments are scaled in the same way.
 
-Expected: cifar10 is not yet run (the paper: FID 2.92, with labels 2.42).
+Expected:
+    cifar10: not yet run (the paper: FID 2.92, with labels 2.42).
+    digits: Frechet distance 12.3, precision 0.44, recall 0.89 (results/digits_games/stylegan2.json): its settings are not tuned.
 """
 
 from ml_collections import ConfigDict

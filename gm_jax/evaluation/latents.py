@@ -14,7 +14,6 @@ from gm_jax.evaluation.pictures import grid_of_rows
 
 STEPS = 10  # of a walk, ends included
 BOUNDS = (0.3, 0.5, 0.7, 1.0, None)  # of truncation, from the typical to the unusual
-COARSE = 4  # layers that are taken from one sample, when the others come from another
 
 
 def has_latents(context: Context) -> bool:
@@ -61,8 +60,8 @@ def truncation(context: Context) -> dict[str, Any]:
 
 
 def style_mixing(context: Context) -> dict[str, Any]:
-    """style_mixing.png: n samples in the first column and n in the first row; inside, the coarse layers are those of the sample
-    on the left, the fine ones those of the sample on top (Karras et al. 2019, section 3.1). All are of the classes on the left.
+    """style_mixing.png: n samples in the first column and n in the first row; inside, the coarser half of the layers is that of
+    the sample on the left, the other that of the sample on top (Karras et al. 2019, section 3.1). Classes are those on the left.
     """
     latent = next(latent for latent in context.model.latents if latent.layers)
     n, labels = context.n, context.drawn_labels(context.n)
@@ -76,7 +75,8 @@ def style_mixing(context: Context) -> dict[str, Any]:
         return context.map(decode, len(w), w, labels)
 
     left, top = drawn("left"), drawn("top")
-    mixed = np.concatenate([np.repeat(left, n, axis=0)[:, :COARSE], np.tile(top, (n, 1, 1))[:, COARSE:]], axis=1)
+    coarse = left.shape[1] // 2
+    mixed = np.concatenate([np.repeat(left, n, axis=0)[:, :coarse], np.tile(top, (n, 1, 1))[:, coarse:]], axis=1)
     inside = decoded(mixed, None if labels is None else np.repeat(labels, n))
     head, side = decoded(top, labels), decoded(left, labels)
     corner = np.full_like(head[:1], 255)
