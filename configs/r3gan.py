@@ -10,8 +10,8 @@ the steps; and either player sees real images of its own there.
 
 Expected:
     cifar10: not yet run (the paper: FID 1.96).
-    digits: Frechet distance 21.4, digits that can be read, but not yet sharp after its 2000 steps: the critic is ahead by 0.3 of 1
-        and still gaining (results/digits_games/r3gan.json); its settings are not tuned.
+    digits: Frechet distance 21.4, digits that can be read, but are not yet sharp after 2000 steps: the critic is ahead by 0.3
+        of 1 and still gaining (results/digits_games/r3gan.json); settings not tuned.
 """
 
 from ml_collections import ConfigDict

@@ -12,7 +12,7 @@ rate and moments are scaled in the same way.
 
 Expected:
     cifar10: not yet run (the paper: FID 2.92, with labels 2.42).
-    digits: Frechet distance 12.3, precision 0.44, recall 0.89 (results/digits_games/stylegan2.json): its settings are not tuned.
+    digits: Frechet distance 12.3, precision 0.44, recall 0.89 (results/digits_games/stylegan2.json); settings not tuned.
 """
 
 from ml_collections import ConfigDict

@@ -61,7 +61,7 @@ def truncation(context: Context) -> dict[str, Any]:
 
 def style_mixing(context: Context) -> dict[str, Any]:
     """style_mixing.png: n samples in the first column and n in the first row; inside, the coarser half of the layers is that of
-    the sample on the left, the other that of the sample on top (Karras et al. 2019, section 3.1). Classes are those on the left.
+    the sample on the left, the other that of the sample on top (Karras et al. 2019, section 3.1). Classes are the left's.
     """
     latent = next(latent for latent in context.model.latents if latent.layers)
     n, labels = context.n, context.drawn_labels(context.n)
