@@ -158,3 +158,17 @@ def test_the_great_circle_keeps_the_length_and_turns_evenly():
         angle = weight * np.pi / 2
         np.testing.assert_allclose(game.slerp(a, b, weight), 3 * np.array([[np.cos(angle), np.sin(angle)]]), atol=1e-5)
     assert np.isfinite(game.slerp(a, a, 0.5)).all()
+
+
+def test_the_signs_of_all_devices_move_the_augmentation():
+    rule = game.Augmentation(lambda keys, x, p: x, images_to_full=1000.0)
+    rules = game.Game(None, generator(), critic(), DIM, adversarial.adversarial_loss("non_saturating"), augmentation=rule)
+    state = game.init(rules, jax.random.key(0), BATCH).state
+    scores = jax.random.normal(jax.random.key(3), (2, 8)) + 0.5
+    whole = game.observe(rules, state, scores.reshape(-1))["augmentation"]
+    parts = jax.vmap(lambda part: game.observe(rules._replace(axis_name="d"), state, part), axis_name="d")(scores)[
+        "augmentation"
+    ]
+    for name, value in whole.items():
+        np.testing.assert_allclose(parts[name], jnp.stack([value, value]), rtol=1e-6)
+    assert float(whole["images"]) == 16

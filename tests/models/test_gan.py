@@ -1,5 +1,7 @@
 """The choices of models/gan.py: what they make of the game, and its warnings, each provoked."""
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -15,6 +17,8 @@ from gm_jax.models import gan
 from gm_jax.training.records import read_log
 from tests.weights import count
 
+# each program runs once or twice: what the compiler saves there is not worth its time
+quick_jit = partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
 SMALL = {
     "name": "resnet",
     "generator_channels": 8,
@@ -136,3 +140,22 @@ def test_a_game_in_balance_is_not_warned_of_and_learns(tmp_path):
     model, variables = load(tmp_path)
     x = model.sample(variables, jax.random.split(jax.random.key(0), 500))
     assert 0.5 < float(x.std()) < 3  # as the ring's, from about 0.1 at the start
+
+
+# --- many devices -------------------------------------------------------------------------------------------------------------
+
+
+def test_the_batch_norm_of_all_devices_is_one():
+    """Two halves that see each other through an axis have the losses and statistics of the whole."""
+    whole, split = (
+        gan.make(SHAPE, network=SMALL, latent_dim=4, generator_batch=1, axis_name=axis) for axis in (None, "devices")
+    )
+    params, state = whole.init(jax.random.key(2), BATCH)
+    halves = jax.tree.map(lambda a: a.reshape(2, 4, *a.shape[1:]), BATCH)
+    for i in range(2):
+        loss, other = (partial(model.objectives[i].loss, params, state, None, step=0, train=True) for model in (whole, split))
+        value, (new_state, _) = quick_jit(loss)(BATCH)
+        values, (new_states, _) = quick_jit(jax.vmap(other, axis_name="devices"))(halves)
+        assert float(values.mean()) == pytest.approx(float(value), rel=1e-4)
+        for one, all_of_them in zip(jax.tree.leaves(new_state), jax.tree.leaves(new_states), strict=True):
+            np.testing.assert_allclose(all_of_them, jnp.stack([one, one]), rtol=1e-4, atol=1e-6)

@@ -96,3 +96,17 @@ def test_other_sizes_are_one_line():
     for shape in ((12, 12, 1), (2,)):
         with pytest.raises(InputError, match="resize"):
             stylegan2.make(shape, **SMALL)
+
+
+def test_spread_mean_of_w_and_signs_are_those_of_all_devices():
+    """Two halves that see each other through an axis have the losses and the state of the whole."""
+    whole, split = (stylegan2.make(SHAPE, **SMALL, axis_name=axis) for axis in (None, "devices"))
+    params, state = quick_jit(whole.init)(jax.random.key(2), BATCH)
+    halves = jax.tree.map(lambda a: a.reshape(2, N // 2, *a.shape[1:]), BATCH)
+    for i in (0, 2):
+        loss, other = (partial(model.objectives[i].loss, params, state, None, step=0, train=True) for model in (whole, split))
+        value, (new_state, _) = quick_jit(loss)(BATCH)
+        values, (new_states, _) = quick_jit(jax.vmap(other, axis_name="devices"))(halves)
+        assert float(values.mean()) == pytest.approx(float(value), rel=1e-4)
+        mean = new_state["generator"]["w_mean"]
+        np.testing.assert_allclose(new_states["generator"]["w_mean"], jnp.stack([mean, mean]), atol=1e-6)
