@@ -275,10 +275,11 @@ def adaptive_instance_norm(x: Feature, scale: Float[Array, "batch c"], shift: Fl
 def with_batch_std(x: Feature, axis_name: str | None = None) -> Float[Array, "batch height width channel+1"]:
     """`x` with one more channel: the standard deviation over a group of images, averaged over features and pixels.
 
-    Of a global batch of n the groups have gcd(32, n) images, every (n / 32)-th (Karras et al. 2018, section 3).
+    Of a global batch of up to 32 that is one group; of more the groups have gcd(32, n) images, every (n / 32)-th (Karras et al.
+    2018, section 3).
     """
     whole = batch_gather(x, axis_name)
-    size = math.gcd(len(whole), LARGEST_GROUP)
+    size = len(whole) if len(whole) <= LARGEST_GROUP else math.gcd(len(whole), LARGEST_GROUP)
     groups = whole.reshape(size, -1, *x.shape[1:])
     std = jnp.sqrt(groups.var(axis=0) + 1e-8).mean((1, 2, 3))
     std = batch_rows(jnp.tile(std, size), axis_name)

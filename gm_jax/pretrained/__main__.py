@@ -23,7 +23,7 @@ And a work directory becomes model.safetensors and config.json, which this progr
 
 names: {", ".join(NAMES)}.
 paths: a folder of diffusers (UNet2DModel); .pkl of EDM; .pth of score_sde_pytorch, NCSN and NCSNv2; .pt of torchcfm;
-edm_cifar10_ema of consistency_models_cifar10; a folder that was exported here.
+edm_cifar10_ema of consistency_models_cifar10; .pkl of StyleGAN2-ADA for CIFAR-10; a folder that was exported here.
 
 The data is needed, as in training, since a run says what it is judged against: --config.data.dir=/path/to/cifar10."""
 

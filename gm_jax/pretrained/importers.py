@@ -5,14 +5,17 @@ width of the network, it reads off the file.
 """
 
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
 
+from gm_jax.core import Variables
 from gm_jax.errors import InputError
-from gm_jax.pretrained import refinenets, song_unets, unets
-from gm_jax.pretrained.filling import Layer
+from gm_jax.pretrained import refinenets, song_unets, stylegan2, unets
+from gm_jax.pretrained.filling import Layer, fill, of_table
 from gm_jax.pretrained.formats import Content, Tensors, attributes, class_name, state_dict, tensors_of
+from gm_jax.training.learning import TrainState
 
 CIFAR10_SHAPE = (32, 32, 3)
 
@@ -30,6 +33,14 @@ class Recognized(NamedTuple):
     step: int = 0  # train steps that were made, if the file tells
     weights: str = "ema"  # "ema" or "raw"; "published" where the file does not tell
     num_classes: int | None = None  # that its network tells apart
+    players: Callable[[TrainState], Variables] | None = None  # of a model of several networks, instead of `table`
+
+    def variables(self, abstract: TrainState) -> Variables:
+        """The model's, of these shapes. Raises InputError for tensors that do not fit."""
+        if self.players is not None:
+            return self.players(abstract)
+        network = fill(abstract.params["network"], of_table(self.table), self.tensors)
+        return Variables({"network": network}, abstract.state)
 
 
 def recognize(content: Content) -> Recognized:
@@ -162,6 +173,28 @@ def consistency_models(content: Content) -> Recognized | None:
     )
 
 
+def stylegan2_ada(content: Content) -> Recognized | None:
+    """A pickle of NVlabs/stylegan2-ada-pytorch: G_ema, the averaged generator, and D."""
+    tree = content.tree
+    if not (isinstance(tree, dict) and {"G_ema", "D"} <= tree.keys()):
+        return None
+    players = {"generator": state_dict(tree["G_ema"]), "critic": state_dict(tree["D"])}
+    named = {f"{player}.{name}": tensor for player, tensors in players.items() for name, tensor in tensors.items()}
+    tensors = {name: tensor for name, tensor in named.items() if not name.endswith(stylegan2.BUFFERS)}
+    model, shape, classes = stylegan2.settings_of(tensors)
+    return Recognized(
+        "StyleGAN2-ADA",
+        "Nvidia Source Code License (non-commercial)",
+        "stylegan2:cifar10",
+        model,
+        shape,
+        tensors,
+        {},
+        num_classes=classes,
+        players=partial(stylegan2.variables, tensors, shape[0]),
+    )
+
+
 def without_module(tensors: Mapping[str, np.ndarray]) -> Tensors:
     """Without what `DataParallel` puts before each name."""
     return {name.removeprefix("module."): tensor for name, tensor in tensors.items()}
@@ -174,5 +207,6 @@ IMPORTERS: tuple[Callable[[Content], Recognized | None], ...] = (
     torchcfm,
     ncsn,
     consistency_models,
+    stylegan2_ada,
 )
 CODES = tuple(importer.__name__ for importer in IMPORTERS)

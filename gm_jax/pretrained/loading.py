@@ -9,7 +9,7 @@ from gm_jax.cli.config import load_config, override, shipped_configs
 from gm_jax.core import Model, Variables
 from gm_jax.errors import InputError
 from gm_jax.pretrained import formats
-from gm_jax.pretrained.filling import Leaf, fill, of_table
+from gm_jax.pretrained.filling import Leaf, fill
 from gm_jax.pretrained.formats import Content
 from gm_jax.pretrained.importers import Recognized, recognize
 from gm_jax.training.learning import TrainState
@@ -59,9 +59,7 @@ def understand(content: Content, overrides: Mapping[str, str] | None = None) -> 
         num_classes=known.num_classes,
         step=known.step,
         weights=known.weights,
-        variables=lambda abstract: Variables(
-            {"network": fill(abstract.params["network"], of_table(known.table), known.tensors)}, abstract.state
-        ),
+        variables=known.variables,
     )
 
 
@@ -73,9 +71,10 @@ def config_of(known: Recognized, overrides: Mapping[str, str]) -> dict[str, Any]
     name, _, preset = known.preset.partition(":")
     config = load_config(shipped_configs() / f"{name}.py", preset)
     plain = resolve(config)["model"]
-    network = plain["network"]
-    usual = network | {"channel_multipliers": network["channel_multipliers"] or MULTIPLIERS[network["name"]]}
-    config["model"]["network"] |= {key: value for key, value in known.model["network"].items() if usual[key] != value}
+    if "network" in known.model:
+        network = plain["network"]
+        usual = network | {"channel_multipliers": network["channel_multipliers"] or MULTIPLIERS[network["name"]]}
+        config["model"]["network"] |= {key: value for key, value in known.model["network"].items() if usual[key] != value}
     config["model"] |= {key: value for key, value in known.model.items() if key != "network" and plain[key] != value}
     return override(config, dict(overrides))
 
