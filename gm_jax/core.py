@@ -121,8 +121,10 @@ class Model(NamedTuple):
     """A generative model as pure functions. Those that a model does not have are None.
 
     `num_classes` says what `labels` tell apart, in all functions that take them: whole numbers 0..num_classes - 1, [n]. A model
-    of None refuses labels. A conditional one that is sampled without labels draws them itself. `recalibrate` makes what was
-    gathered in training (BatchNorm's statistics, spectral norms) fit other parameters than those it was gathered with.
+    of None refuses labels. A conditional one that is sampled without labels draws them itself. `complete` draws what is missing
+    of images x in [-1, 1] from its probability given the rest, which `known` [H, W] says, the same for all; it raises InputError
+    where a model cannot do so exactly. `recalibrate` makes what was gathered in training (BatchNorm's statistics, spectral
+    norms) fit other parameters than those it was gathered with.
     """
 
     init: Callable[[Key, Batch], Variables]  # sees a real batch, so that initialisation may depend on data
@@ -133,6 +135,7 @@ class Model(NamedTuple):
     encode: Callable[..., Array] | None = None  # (variables, keys, x, labels=None) -> latent
     decode: Callable[..., Images] | None = None  # (variables, keys, z, labels=None) -> x
     posterior: Callable[..., DiagonalGaussian | Codes] | None = None  # (variables, x, labels=None)
+    complete: Callable[..., Images] | None = None  # (variables, keys, x, known, labels=None) -> x
     num_classes: int | None = None
     likelihoods: tuple[Likelihood, ...] = ()
     diffusion: Diffusion | None = None

@@ -26,3 +26,8 @@ def depth_to_space(x: Float[Array, "batch height width 4*channel"]) -> Float[Arr
     batch, height, width, channels = x.shape
     x = x.reshape(batch, height, width, 2, 2, channels // 4).transpose(0, 1, 3, 2, 4, 5)
     return x.reshape(batch, 2 * height, 2 * width, channels // 4)
+
+
+def with_ones(x: Float[Array, "*shape channel"]) -> Float[Array, "*shape channel1"]:
+    """Pixels with a channel of ones, which tells them from what lies beyond the border."""
+    return jnp.concatenate([x, jnp.ones((*x.shape[:-1], 1), x.dtype)], axis=-1)

@@ -22,6 +22,7 @@ SCHEDULES: dict[str, Callable[[float, int], optax.Schedule]] = {
     "constant": lambda lr, _: optax.constant_schedule(lr),
     "linear": lambda lr, n: optax.linear_schedule(lr, 0.0, n),
     "cosine": lambda lr, n: optax.cosine_decay_schedule(lr, n),
+    "exponential": lambda lr, n: optax.exponential_decay(lr, n, math.exp(-1)),  # by a factor of e, again and again
 }
 
 
