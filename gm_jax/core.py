@@ -122,9 +122,9 @@ class Model(NamedTuple):
 
     `num_classes` says what `labels` tell apart, in all functions that take them: whole numbers 0..num_classes - 1, [n]. A model
     of None refuses labels. A conditional one that is sampled without labels draws them itself. `complete` draws what is missing
-    of images x in [-1, 1] from its probability given the rest, which `known` [H, W] says, the same for all; it raises InputError
-    where a model cannot do so exactly. `recalibrate` makes what was gathered in training (BatchNorm's statistics, spectral
-    norms) fit other parameters than those it was gathered with.
+    of images x in [-1, 1] from its probability given the pixels that are `known` [H, W], the same of all images; it raises
+    InputError where a model cannot do so exactly. `recalibrate` makes what was gathered in training (BatchNorm's statistics,
+    spectral norms) fit other parameters than those it was gathered with.
     """
 
     init: Callable[[Key, Batch], Variables]  # sees a real batch, so that initialisation may depend on data

@@ -1,7 +1,7 @@
 """Networks that give each pixel of an image its probability given those before it, by name, and how they draw images.
 
-Pixels come in reading order, p(x) = prod_i p(x_i | x_1 .. x_{i-1}). The keyword arguments of a function here are the fields of a
-section `network` of a config.
+Pixels come in reading order, p(x) = prod_i p(x_i | x_1 .. x_{i-1}). The keyword arguments of a function here are the fields of
+a section `network` of a config.
 """
 
 from collections.abc import Callable, Mapping
@@ -29,8 +29,8 @@ class PixelNetwork(NamedTuple):
     answer: Callable[..., Array]  # (params, images, labels=None, *, train=False, key=None) -> [batch, height, width, size]
     log_prob: Callable[..., Array]  # (params, answer, images) -> [batch, height, width], nats
     draw: Callable[..., Array]  # (params, keys, answer [batch, size], temperature) -> levels [batch, channel]
-    # (params, n, labels=None) -> (memory, draw_row), where draw_row(memory, phase, pixel) -> (memory, levels [n, width, channel])
-    # with pixel(column, answer) -> levels, and with the number of the row modulo `period` as phase
+    # (params, n, labels=None) -> (memory, draw_row), where draw_row(memory, phase, pixel) -> (memory, levels [n, width, c])
+    # with pixel(column, answer) -> levels [n, c], and with the number of the row modulo `period` as phase
     begin: Callable[..., tuple[PyTree, Callable]]
     period: int = 1
 
