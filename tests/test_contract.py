@@ -22,6 +22,7 @@ N, KEYS = 4, jax.random.split(jax.random.key(1), 4)
 X = np.float32(np.random.default_rng(0).uniform(-1, 1, (N, *SHAPE)))
 IMAGES = np.uint8(127.5 * (X + 1))
 LABELS = np.arange(N) % CLASSES
+UPPER_HALF = np.repeat([True, False], 4)[:, None] & np.ones(8, bool)
 BATCH = Batch(jnp.asarray(X), jnp.asarray(LABELS), KEYS)
 
 ALWAYS = ["guided"]  # told labels whatever the settings
@@ -29,6 +30,7 @@ CONDITIONAL = [f"{name} of labels" for name in MODELS if "class_conditional" in 
 CASES = [*MODELS, *CONDITIONAL]
 NO_SAMPLES = ["classifier"]  # and says so
 NO_TRAJECTORY = ["mmd_vae", "vae", "vae of labels", "vqvae", "vqvae of labels"]
+NO_LATENT = COMPLETING = ["pixelcnn", "pixelcnn of labels"]
 COUPLED = ["mmd_vae"]  # its loss compares the batch as a whole with the prior
 SAMPLING = [name for name in CASES if name not in NO_SAMPLES]
 TRAJECTORIES = [name for name in SAMPLING if name not in NO_TRAJECTORY]
@@ -71,6 +73,8 @@ TAKEN = {
     "mmd_vae": [{}],
     "reflow": STRAIGHT,
     "ncsn": [*DENOISING, LANGEVIN],
+    "pixelcnn": [{}, {"temperature": 0.5}],
+    "pixelcnn of labels": [{}, {"temperature": 0.5}],
     "score_sde": DENOISING,
     "score_sde of labels": [*DENOISING, *GUIDED],
     "vae": [{}],
@@ -140,6 +144,8 @@ def calls_with_labels(name):
         calls["decode"] = lambda labels: model.decode(variables, KEYS, jnp.zeros(z.shape, z.dtype), labels)
     if model.posterior:
         calls["posterior"] = lambda labels: model.posterior(variables, X, labels)[0]
+    if model.complete:
+        calls["complete"] = lambda labels: model.complete(variables, KEYS, X, UPPER_HALF, labels)
     if model.diffusion:
         calls["denoiser"] = lambda labels: model.diffusion.denoiser(variables, labels)(X, jnp.float32(0.7))
     for likelihood in model.likelihoods:
@@ -157,6 +163,7 @@ def refusal(call) -> type | None:
 
 def test_the_tables_are_those_of_the_models():
     assert [name for name in CASES if case(name).model.trajectory] == TRAJECTORIES
+    assert [name for name in CASES if case(name).model.complete] == COMPLETING
     assert [name for name in CASES if case(name).model.num_classes is not None] == [*ALWAYS, *CONDITIONAL]
     assert {case(name).model.num_classes for name in [*ALWAYS, *CONDITIONAL]} == {CLASSES}
 
@@ -276,9 +283,17 @@ def test_what_is_decoded_is_an_image_and_a_posterior_is_what_encode_draws_from(n
     assert image.shape == X.shape and z.shape == parameter.shape and len(z.shape) in (2, 3)
 
 
-@pytest.mark.parametrize("name", [name for name in TRAJECTORIES if name not in ALWAYS])
+@pytest.mark.parametrize("name", [name for name in TRAJECTORIES if name not in [*ALWAYS, *NO_LATENT]])
 def test_latents_of_noise_are_shaped_as_the_images_that_they_stand_for(name):
     model, variables, _ = case(name)
     labels = None if model.num_classes is None else LABELS
     z = jax.eval_shape(model.encode, variables, KEYS, X, labels)
     assert z.shape == X.shape == jax.eval_shape(model.decode, variables, KEYS, z, labels).shape
+
+
+@pytest.mark.parametrize("name", COMPLETING)
+def test_what_is_known_of_an_image_stays_and_the_rest_is_drawn_by_the_images_own_key(name):
+    model, variables, _ = case(name)
+    found = np.asarray(quick_jit(lambda keys, x: model.complete(variables, keys, x, UPPER_HALF))(KEYS, X[:1].repeat(N, 0)))
+    np.testing.assert_array_equal(found[:, :4], X[:1, :4].repeat(N, 0))
+    assert np.isfinite(found).all() and len(np.unique(found.reshape(N, -1), axis=0)) == N
