@@ -12,7 +12,7 @@ from gm_jax.core import Model
 from gm_jax.data import sources
 from gm_jax.defaults import FIELDS, plain
 from gm_jax.errors import InputError, choose
-from gm_jax.nets import autoencoders, backbones, players
+from gm_jax.nets import autoencoders, autoregressive, backbones, players
 from gm_jax.settings import CONTEXT, REQUIRED, Field, convert, describe, fields_of, section_of, unknown
 
 MODELS = {
@@ -25,6 +25,7 @@ MODELS = {
     "guided": "gm_jax.models.guided",
     "mmd_vae": "gm_jax.models.mmd_vae",
     "ncsn": "gm_jax.models.ncsn",
+    "pixelcnn": "gm_jax.models.pixelcnn",
     "r3gan": "gm_jax.models.r3gan",
     "reflow": "gm_jax.models.reflow",
     "score_sde": "gm_jax.models.score_sde",
@@ -111,7 +112,13 @@ def find_make(name: str) -> Callable[..., Model]:
 
 
 # kind of a section -> the function that its name chooses
-SECTIONS = {"model": find_make, "network": backbones.find, "autoencoder": autoencoders.find, "players": players.find}
+SECTIONS = {
+    "model": find_make,
+    "network": backbones.find,
+    "autoencoder": autoencoders.find,
+    "players": players.find,
+    "pixel_network": autoregressive.find,
+}
 
 
 def resolve(config: Mapping[str, Any]) -> dict[str, Any]:

@@ -146,8 +146,10 @@ class Model(NamedTuple):
     """A generative model as pure functions. Those that a model does not have are None.
 
     `num_classes` says what `labels` tell apart, in all functions that take them: whole numbers 0..num_classes - 1, [n]. A model
-    of None refuses labels. A conditional one that is sampled without labels draws them itself. `recalibrate` makes what was
-    gathered in training (BatchNorm's statistics, spectral norms) fit other parameters than those it was gathered with.
+    of None refuses labels. A conditional one that is sampled without labels draws them itself. `complete` draws what is missing
+    of images x in [-1, 1] from its probability given the pixels that are `known` [H, W], the same of all images; it raises
+    InputError where a model cannot do so exactly. `recalibrate` makes what was gathered in training (BatchNorm's statistics,
+    spectral norms) fit other parameters than those it was gathered with.
     `latents` are of models without an encoder. `symptoms` reads the mean metrics of a stretch of training, by
     "objective/term", and says what is going wrong: a name for it, and a line.
     """
@@ -160,6 +162,7 @@ class Model(NamedTuple):
     encode: Callable[..., Array] | None = None  # (variables, keys, x, labels=None) -> latent
     decode: Callable[..., Images] | None = None  # (variables, keys, z, labels=None) -> x
     posterior: Callable[..., DiagonalGaussian | Codes] | None = None  # (variables, x, labels=None)
+    complete: Callable[..., Images] | None = None  # (variables, keys, x, known, labels=None) -> x
     num_classes: int | None = None
     likelihoods: tuple[Likelihood, ...] = ()
     diffusion: Diffusion | None = None

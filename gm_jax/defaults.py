@@ -6,6 +6,7 @@ from typing import Annotated, Any, Literal
 from gm_jax.settings import Count, Decay, Field, NonNegative, Positive, Seed, Whole, at_least
 
 PERIOD = "steps; 0 = off"
+SCHEDULE = "after the warm-up; exponential: by a factor of e over the horizon, and so on"
 
 FIELDS: dict[str, Any] = {
     "seed": Field(0, Seed),
@@ -29,7 +30,7 @@ FIELDS: dict[str, Any] = {
         "eps": Field(1e-8, Positive),
         "weight_decay": Field(0.0, NonNegative),
         "warmup_steps": Field(0, Whole, "steps of the run, linear from 0; 0 = off"),
-        "schedule": Field("constant", Literal["constant", "linear", "cosine"], "after the warm-up"),
+        "schedule": Field("constant", Literal["constant", "linear", "cosine", "exponential"], SCHEDULE),
         "end_rate": Field(0.0, NonNegative, "learning rate at the end of the schedule"),
         "end_b2": Field(0.0, Decay, "of adam: b2 follows the schedule, too, and ends here; 0 = off"),
         "horizon": Field(0, Whole, "steps of the run over which the schedule goes; 0 = the objective's own window"),

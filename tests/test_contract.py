@@ -22,6 +22,7 @@ N, KEYS = 4, jax.random.split(jax.random.key(1), 4)
 X = np.float32(np.random.default_rng(0).uniform(-1, 1, (N, *SHAPE)))
 IMAGES = np.uint8(127.5 * (X + 1))
 LABELS = np.arange(N) % CLASSES
+UPPER_HALF = np.repeat([True, False], 4)[:, None] & np.ones(8, bool)
 BATCH = Batch(jnp.asarray(X), jnp.asarray(LABELS), KEYS)
 
 ALWAYS = ["guided"]  # told labels whatever the settings
@@ -33,7 +34,14 @@ NO_TRAJECTORY = [*ADVERSARIAL, "mmd_vae", "vae", "vae of labels", "vqvae", "vqva
 LATENTS = ADVERSARIAL  # drawn, since nothing encodes images
 # a constant that is added to all scores alters a hinge loss by nothing where all of them are within their margins
 UNMOVED = {"gan": "score/bias", "gan of labels": "score/bias"}
-COUPLED = ["gan", "gan of labels", "mmd_vae"]  # by BatchNorm; its loss compares the batch as a whole with the prior
+NO_LATENT = COMPLETING = ["pixelcnn", "pixelcnn of labels"]
+COUPLED = [
+    "gan",
+    "gan of labels",
+    "stylegan2",
+    "stylegan2 of labels",
+    "mmd_vae",
+]  # by BatchNorm, by the spread of the batch; its loss compares the batch as a whole with the prior
 SAMPLING = [name for name in CASES if name not in NO_SAMPLES]
 TRAJECTORIES = [name for name in SAMPLING if name not in NO_TRAJECTORY]
 KINDS = {"exact", "bound", "estimate", "code", "energy"}
@@ -76,6 +84,8 @@ TAKEN = {
     "mmd_vae": [{}],
     "reflow": STRAIGHT,
     "ncsn": [*DENOISING, LANGEVIN],
+    "pixelcnn": [{}, {"temperature": 0.5}],
+    "pixelcnn of labels": [{}, {"temperature": 0.5}],
     "score_sde": DENOISING,
     "score_sde of labels": [*DENOISING, *GUIDED],
     "vae": [{}],
@@ -149,6 +159,8 @@ def calls_with_labels(name):
     for latent in model.latents:
         calls[f"draw {latent.name}"] = lambda labels, fn=latent.draw: fn(variables, KEYS, labels)
         calls[f"decode {latent.name}"] = lambda labels, fn=latent: fn.decode(variables, KEYS, drawn_latent(name, fn), labels)
+    if model.complete:
+        calls["complete"] = lambda labels: model.complete(variables, KEYS, X, UPPER_HALF, labels)
     if model.diffusion:
         calls["denoiser"] = lambda labels: model.diffusion.denoiser(variables, labels)(X, jnp.float32(0.7))
     for likelihood in model.likelihoods:
@@ -173,6 +185,7 @@ def refusal(call) -> type | None:
 def test_the_tables_are_those_of_the_models():
     assert [name for name in CASES if case(name).model.latents] == [name for name in CASES if name in LATENTS]
     assert [name for name in CASES if case(name).model.trajectory] == TRAJECTORIES
+    assert [name for name in CASES if case(name).model.complete] == COMPLETING
     assert [name for name in CASES if case(name).model.num_classes is not None] == [*ALWAYS, *CONDITIONAL]
     assert {case(name).model.num_classes for name in [*ALWAYS, *CONDITIONAL]} == {CLASSES}
 
@@ -305,9 +318,17 @@ def test_what_is_decoded_is_an_image_and_a_posterior_is_what_encode_draws_from(n
     assert image.shape == X.shape and z.shape == parameter.shape and len(z.shape) in (2, 3)
 
 
-@pytest.mark.parametrize("name", [name for name in TRAJECTORIES if name not in ALWAYS])
+@pytest.mark.parametrize("name", [name for name in TRAJECTORIES if name not in [*ALWAYS, *NO_LATENT]])
 def test_latents_of_noise_are_shaped_as_the_images_that_they_stand_for(name):
     model, variables, _ = case(name)
     labels = None if model.num_classes is None else LABELS
     z = jax.eval_shape(model.encode, variables, KEYS, X, labels)
     assert z.shape == X.shape == jax.eval_shape(model.decode, variables, KEYS, z, labels).shape
+
+
+@pytest.mark.parametrize("name", COMPLETING)
+def test_what_is_known_of_an_image_stays_and_the_rest_is_drawn_by_the_images_own_key(name):
+    model, variables, _ = case(name)
+    found = np.asarray(quick_jit(lambda keys, x: model.complete(variables, keys, x, UPPER_HALF))(KEYS, X[:1].repeat(N, 0)))
+    np.testing.assert_array_equal(found[:, :4], X[:1, :4].repeat(N, 0))
+    assert np.isfinite(found).all() and len(np.unique(found.reshape(N, -1), axis=0)) == N

@@ -8,6 +8,7 @@ from typing import Any
 from gm_jax.errors import InputError
 from gm_jax.evaluation import extractors, latents, pictures, results
 from gm_jax.evaluation.classes import classes, has_classes
+from gm_jax.evaluation.completion import completion
 from gm_jax.evaluation.context import Context, Task
 from gm_jax.evaluation.cost import cost
 from gm_jax.evaluation.cost import default_n as default_n_of_cost
@@ -31,6 +32,7 @@ NEEDS = {  # what a task may ask of a model -> whether the model has it
     "continuous latent": pictures.latent_is_continuous,
     "denoiser": lambda c: c.model.diffusion is not None,
     "path of straight lines": has_straight_lines,
+    "completion": lambda c: c.model.complete is not None,
     "denoising trajectory": lambda c: c.model.trajectory is not None,
     "likelihood": lambda c: bool(c.model.likelihoods),
     "posterior": has_posterior,
@@ -93,6 +95,14 @@ TASKS = {
         ("picture", "denoising trajectory"),
         sampler=True,
         default_n=lambda c: 2000 if c.points else 16,
+    ),
+    "completion": Task(
+        completion,
+        "n test images, their upper halves, and images that the model makes of these",
+        8,
+        (*_PICTURE, "completion"),
+        images_per_n=1,
+        sampler=True,
     ),
     "likelihood": Task(
         likelihood,

@@ -45,3 +45,8 @@ def flat_dot_general(
 
 # on tokens and on feature maps, where it is a 1x1 convolution
 Dense = partial(nn.Dense, dot_general=flat_dot_general)
+
+
+def with_ones(x: Float[Array, "*shape channel"]) -> Float[Array, "*shape channel1"]:
+    """Pixels with a channel of ones, which tells them from what lies beyond the border."""
+    return jnp.concatenate([x, jnp.ones((*x.shape[:-1], 1), x.dtype)], axis=-1)

@@ -18,6 +18,7 @@ KNOWN = {
     "neighbours.png": ("Nearest training images", "Samples beside the training images nearest to them: copies would show."),
     "reconstructions.png": ("Reconstructions", "A row of test images over the row of their reconstructions."),
     "interpolation.png": ("Interpolation", "Test images at both ends; between them, the straight line between their latents."),
+    "completion.png": ("Completion", "A row is a test image, its upper half, and what the model draws below that half."),
     "denoising.png": ("From noise to image", "A row is a sample, time goes from left to right."),
 }
 FILMS = {"denoising.gif": "denoising.png"}  # animation -> the picture in whose section it stands

@@ -24,6 +24,7 @@ SCHEDULES: dict[str, Callable[[float, float, int], optax.Schedule]] = {
     "constant": lambda first, last, n: optax.constant_schedule(first),
     "linear": lambda first, last, n: optax.linear_schedule(first, last, n),
     "cosine": lambda first, last, n: lambda count: last + (first - last) * optax.cosine_decay_schedule(1.0, n)(count),
+    "exponential": lambda first, last, n: optax.exponential_decay(first, n, math.exp(-1), end_value=last),  # again and again
 }
 
 

@@ -49,6 +49,9 @@ def toy_model() -> Model:
         frames = min(frames, 12)  # its steps
         return last * (jnp.arange(1, frames + 1) / frames)[:, None, None, None, None]
 
+    def complete(variables, keys, x, known, labels=None, *, width=1.0):
+        return jnp.where(known[..., None], x, sample(variables, keys, width=width))
+
     def nats(variables, keys, images, labels=None, *, scale: Count = 1):
         return scale * images.astype(jnp.float32).sum((1, 2, 3)) / 100
 
@@ -61,6 +64,7 @@ def toy_model() -> Model:
         encode=encode,
         decode=decode,
         posterior=posterior,
+        complete=complete,
         likelihoods=(Likelihood("elbo", "bound", nats), Likelihood("twice", "exact", lambda *a: 2 * nats(*a))),
     )
 

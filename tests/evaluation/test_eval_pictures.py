@@ -6,6 +6,7 @@ from PIL import Image
 from gm_jax import images
 from gm_jax.errors import InputError
 from gm_jax.evaluation import pictures
+from gm_jax.evaluation.completion import completion
 from gm_jax.evaluation.draw import draw_samples
 from gm_jax.evaluation.likelihood import likelihood
 from gm_jax.evaluation.results import mean_and_stderr
@@ -42,6 +43,17 @@ def test_denoising_ends_in_the_samples_and_moves(context):
         assert gif.n_frames == 12  # the toy's 12 steps leave no more to show
         gif.seek(11)
         assert gif.info["duration"] == 1500
+
+
+def test_completions_keep_the_upper_half_and_are_drawn_each_by_a_key_of_its_own(context):
+    assert completion(context._replace(n=3)) == {"pictures": ["completion.png"]}
+    shown, (x, _) = tiles_of(context.out / "completion.png", 3, 10), context.real("test", 3)
+    np.testing.assert_array_equal(shown[:, 0], x[..., 0])
+    for column in range(1, 10):
+        np.testing.assert_array_equal(shown[:, column, :2], x[:, :2, :, 0])
+    assert (shown[:, 1, 2:] == 255).all()
+    lower = shown[:, 2:, 2:].reshape(24, -1)
+    assert len(np.unique(lower, axis=0)) == 24
 
 
 def test_discrete_latents_are_told_apart(context):

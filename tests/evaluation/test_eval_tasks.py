@@ -119,15 +119,15 @@ def test_task_beyond_the_model_stops_before_any_work(context):
     context = context._replace(model=ddpm, model_name="ddpm")
     with pytest.raises(InputError) as error:
         tasks.evaluate(("samples", "reconstructions"), context)
-    assert "ddpm has no encoder" in one_line(error) and "samples, denoising, likelihood" in one_line(error)
+    assert "ddpm has no encoder" in one_line(error) and "samples, denoising, completion, likelihood" in one_line(error)
     assert not context.out.exists()
 
 
 def test_all_skips_what_the_model_cannot_do(context):
-    ddpm = context.model._replace(encode=None, decode=None, posterior=None, likelihoods=())
+    ddpm = context.model._replace(encode=None, decode=None, posterior=None, complete=None, likelihoods=())
     written = tasks.evaluate(("all",), context._replace(model=ddpm, model_name="ddpm", n=2))
     assert set(written["pictures"]) == {"samples.png", "denoising.png", "denoising.gif"}
-    missing = {"reconstructions": "encoder", "interpolation": "encoder", "likelihood": "likelihood"}
+    missing = {"reconstructions": "encoder", "interpolation": "encoder", "likelihood": "likelihood", "completion": "completion"}
     assert written["skipped"].items() >= {name: f"ddpm has no {what}" for name, what in missing.items()}.items()
 
 
@@ -142,7 +142,9 @@ def test_all_does_everything_that_the_toy_can(context):
     assert content["metrics"]["elbo_nats"][0]["n"] == 11
 
 
-@pytest.mark.parametrize("name, n", [("reconstructions", 12), ("interpolation", 6), ("likelihood", 12), ("samples", 0)])
+@pytest.mark.parametrize(
+    "name, n", [("reconstructions", 12), ("interpolation", 6), ("completion", 12), ("likelihood", 12), ("samples", 0)]
+)
 def test_n_beyond_the_data_is_refused(context, name, n):
     with pytest.raises(InputError) as error:
         tasks.evaluate((name,), context._replace(n=n))

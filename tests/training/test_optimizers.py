@@ -150,6 +150,8 @@ def test_schedule_runs_over_the_objectives_window_whatever_the_length_of_the_run
     assert got[updates - 1] > 0 and abs(got[updates]) < 1e-8  # it would reach 0 just at the window's end
     got = rates(descent(objective, schedule="linear", steps=steps)["prior"], len(n))
     np.testing.assert_allclose(got, RATE * np.maximum(1 - n / updates, 0), atol=1e-7)
+    got = rates(descent(objective, schedule="exponential", steps=steps)["prior"], len(n))
+    np.testing.assert_allclose(got, RATE * np.exp(-n / updates), rtol=1e-6)
 
 
 def test_warmup_is_part_of_the_window_and_horizon_replaces_it():
@@ -245,7 +247,7 @@ def test_an_objective_may_override_the_common_settings():
     "settings, message",
     [
         ({"name": "adma"}, "unknown optimizer 'adma'; choose adam, rmsprop, sgd"),
-        ({"schedule": "cosin"}, "unknown schedule 'cosin'; choose constant, linear, cosine"),
+        ({"schedule": "cosin"}, "unknown schedule 'cosin'; choose constant, linear, cosine, exponential"),
         ({"generator": {"learning_rate": 1.0}}, "optimizer.generator names no objective of this model.*only"),
         ({"only": {"momentum": 1.0}}, "unknown field optimizer.only.momentum; known: .*learning_rate"),
     ],
