@@ -28,6 +28,16 @@ def drawn(shapes, dtype=None):
     return jax.tree_util.tree_map_with_path(leaf, shapes)
 
 
+def equalized(params, rate: float = 0.01):
+    """Drawn weights for layers that scale theirs by 1 / sqrt(fan in), and those of a mapping by `rate` more, in use."""
+
+    def leaf(path, value):
+        slow = rate if "mapping" in str(path) and "layer" in str(path) else 1.0
+        return value * np.sqrt(np.prod(value.shape[:-1])) / slow if path[-1].key == "kernel" else value
+
+    return jax.tree_util.tree_map_with_path(leaf, params)
+
+
 def count(tree) -> int:
     """Of parameters."""
     return sum(leaf.size for leaf in jax.tree.leaves(tree))

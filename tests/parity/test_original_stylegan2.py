@@ -23,7 +23,7 @@ from gm_jax.nets import stylegan2 as nets
 from tests.parity.comparison import difference
 from tests.parity.goldens import numbers, read, values
 from tests.parity.recipes import normal
-from tests.weights import drawn
+from tests.weights import drawn, equalized
 
 # each program runs once: what the compiler saves there is not worth its time
 quick_jit = functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
@@ -71,13 +71,7 @@ def step_of(name):
     """(model, params, state) of a case."""
     model = stylegan2.make(SHAPE, CLASSES, **CASES[name])
     params, state = jax.eval_shape(model.init, jax.random.key(0), BATCH)
-
-    def unscaled(path, leaf, shape):
-        rate = nets.MAPPING_RATE if "mapping" in str(path) and "layer" in str(path) else 1.0
-        return leaf * np.sqrt(np.prod(shape.shape[:-1])) / rate if path[-1].key == "kernel" else leaf
-
-    params = jax.tree_util.tree_map_with_path(unscaled, drawn(params), params)
-    return model, params, jax.tree.map(jnp.zeros_like, drawn(state))
+    return model, equalized(drawn(params)), jax.tree.map(jnp.zeros_like, drawn(state))
 
 
 def latents(name, phase):
