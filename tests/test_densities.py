@@ -125,7 +125,7 @@ def test_pixels_are_drawn_as_often_as_their_probability_says():
 
     keys = jax.random.split(jax.random.key(0), n)
     found, counts = np.unique(jax.jit(jax.vmap(draw))(keys), axis=0, return_counts=True)
-    expected = np.exp(logistic_mixture_log_prob(found, mixture))
+    expected = np.exp(logistic_mixture_log_prob(found, jax.tree.map(lambda a: a.repeat(len(found), 0), mixture)))
     np.testing.assert_array_less(np.abs(counts / n - expected), 5 * np.sqrt(expected / n) + 3 / n)
     assert len(found) > 50 and counts.max() > 300 and expected.sum() > 0.98
     assert len(np.unique(jax.vmap(lambda key: draw(key, 1e-3))(keys[:50]), axis=0)) == 1
