@@ -1,9 +1,9 @@
-"""PixelCNN++ and gated PixelCNN on images: the cached sampler against the plain one, a pass over the whole image for every pixel.
+"""PixelCNN++ and gated PixelCNN on images: the cached sampler against the plain one, a pass over the image for every pixel.
 
     python -m benchmarks.pixelcnn_pp [--samples=16] [--size=16] [--rounds=3]
 
-Both networks are narrower than those of the papers (PixelCNN++: 32 channels and two layers at each of three resolutions), and the
-images smaller: at 32x32 the plain sampler of the paper's PixelCNN++ needs a quarter of an hour of two CPU cores for each image.
+Both networks are narrower than those of the papers (PixelCNN++: 32 channels and two layers at each of three resolutions), and
+the images smaller: at 32x32 the plain sampler of the paper's PixelCNN++ needs a quarter of an hour of two CPU cores an image.
 Checks that both samplers draw the same images, of weights that are initialised on noise.
 """
 

@@ -29,8 +29,8 @@ commit 1e0dceb, in TensorFlow 2.21.0) with the same weights gives our output, to
 paper (35,746,307 parameters; 4 images of 32x32, t = 0, 10, 500, 999; float32). Its numbers for a small network are in
 `tests/golden/parity_ddpm_tf.json`, which the command above leaves alone; `tests/parity/test_original_ddpm.py` has the recipe.
 
-So with PixelCNN++ (github.com/openai/pixel-cnn at commit bbc1568, in TensorFlow 2.21.0): told labels, with 8 channels at 8x8x3, its
-answers, nats and gradients agree to 5.5e-07, 3.2e-07 and 7.4e-05 relative (float32); the network of CIFAR-10 has 53,659,080
+So with PixelCNN++ (github.com/openai/pixel-cnn at commit bbc1568, in TensorFlow 2.21.0): told labels, with 8 channels at 8x8x3,
+its answers, nats and gradients agree to 5.5e-07, 3.2e-07 and 7.4e-05 relative (float32); the network of CIFAR-10 has 53,659,080
 parameters there, and 53,863,880 with labels (`tests/parity/test_original_pixelcnn.py`).
 
 Compared by hand too, with the authors' own code at the commits that the goldens name, as it is no package (PyTorch, on a CPU):
