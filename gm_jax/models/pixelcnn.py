@@ -105,7 +105,7 @@ def make(
     def complete(variables: Variables, keys: Key, x, known, labels=None, *, temperature: float = 1.0):
         _check_temperature(temperature)
         check_labels(labels, classes)
-        known, images = check_known(known, (height, width)), to_uint8(x)
+        known, images = check_known(known, (height, width)), jnp.asarray(to_uint8(x))
         label_keys, pixel_keys = streams(keys, "labels", "pixels")
         if classes is not None and labels is None:
             labels = _labels_given(net, variables.params, label_keys, images, known, classes)
