@@ -98,7 +98,9 @@ class TorchTraining:
         n, (of_generator, of_critic) = len(real), self.adams
         with torch.no_grad():
             fake = self.make(torch.randn(n, 128, device=DEVICE))
-        loss = torch.relu(1 - self.judge(real)).mean() + torch.relu(1 + self.judge(fake)).mean()
+        # in one pass: a second one would move the spectral norms' vectors before the first one's gradient is known
+        of_real, of_fake = self.judge(torch.cat([real, fake])).chunk(2)
+        loss = torch.relu(1 - of_real).mean() + torch.relu(1 + of_fake).mean()
         of_critic.zero_grad(set_to_none=True)
         loss.backward()
         of_critic.step()
