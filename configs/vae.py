@@ -65,6 +65,22 @@ def ring(config: ConfigDict) -> None:
     config.train.update(steps=3000, batch_size=512, log_every=100, heldout_every=500, sample_every=500, checkpoint_every=1000)
 
 
+def binary_mnist(config: ConfigDict) -> None:
+    config.data.name = "binary_mnist"
+    config.model.update(latent_dim=50, decoder="bernoulli")
+    config.model.network = {"name": "mlp", "width": 200, "depth": 2, "activation": "tanh"}
+    config.optimizer.update(learning_rate=1e-3, eps=1e-4, schedule="cosine", end_rate=1e-5, horizon=200_000)
+    config.train.update(
+        steps=200_000, batch_size=100, steps_per_dispatch=50, log_every=1000, heldout_every=5000, sample_every=50_000
+    )
+    config.train.checkpoint_every = 10_000
+
+
+def iwae_mnist(config: ConfigDict) -> None:
+    binary_mnist(config)
+    config.model.importance_samples = 5
+
+
 def tiny(config: ConfigDict) -> None:
     config.data.name = "digits"
     config.model.update(latent_dim=4, likelihood_variance=0.1)  # 4,532 parameters
@@ -90,6 +106,8 @@ PRESETS = {
     "digits": digits,
     "digits_conditional": digits_conditional,
     "ring": ring,
+    "binary_mnist": binary_mnist,
+    "iwae_mnist": iwae_mnist,
     "tiny": tiny,
     "cifar10_sweep": cifar10_sweep,
     "digits_sweep": digits_sweep,

@@ -72,10 +72,11 @@ class Objective(NamedTuple):
 
 
 class DiagonalGaussian(NamedTuple):
-    """A posterior q(z|x) = N(mean, diag(exp(logvar)))."""
+    """A posterior q(z|x) = N(mean, diag(exp(logvar))). A model adds what it costs, its KL to the prior, in nats."""
 
     mean: Float[Array, "batch latent"]
     logvar: Float[Array, "batch latent"]
+    kl: Float[Array, "batch latent"] | None = None
 
 
 class Codes(NamedTuple):

@@ -15,7 +15,9 @@ FIELDS: dict[str, Any] = {
     "profile": Field("", str, "START:STOP: steps to trace, into WORKDIR/profile"),
     "data": {
         "name": Field(
-            "cifar10", str, "cifar10, mnist, digits, stacked_mnist, ring (and other toys), folder:/path, arrays:/path.npz"
+            "cifar10",
+            str,
+            "cifar10, mnist, digits, binary_mnist, stacked_mnist, ring (and other toys), folder:/path, arrays:/path.npz",
         ),
         "dir": Field("", str, "where prepared or downloaded data lies; empty: the usual places"),
         "device_bytes": Field(2**31, Whole, "a larger data set streams from the host"),

@@ -13,14 +13,20 @@ from gm_jax.densities import discretized_gaussian_log_prob, gaussian_log_prob
 from gm_jax.errors import InputError
 from gm_jax.variational import (
     Pair,
+    bernoulli_observation,
     bounds,
+    committed_rate,
+    correlation_for,
     elbo,
     gaussian_kl,
+    gaussian_observation,
     gaussian_posterior,
     iwae,
     latent_model,
     reparameterize,
+    sequence_prior,
     standard_normal,
+    standard_prior,
 )
 
 
@@ -117,6 +123,11 @@ def posterior(params, x, labels=None):
     return DiagonalGaussian(mean, jnp.full_like(mean, -1.0))
 
 
+def net():
+    return Pair(lambda key, batch: VARIABLES.params, lambda params, x, labels=None: x - shift(labels), decode)
+
+
+GAUSSIAN = gaussian_observation(lambda state: state["variance"])
 VARIABLES = Variables({"gain": jnp.float32(1.0)}, {"variance": jnp.float32(VARIANCE)})
 POINTS = jnp.array([[-1.5], [0.2], [2.0]])
 
@@ -131,7 +142,7 @@ def repeated(fn, labels, n=4000, **options):
 @pytest.mark.parametrize(("classes", "labels"), [(None, None), (CLASSES, jnp.array([2, 0, 1])), (CLASSES, None)])
 def test_bounds_of_points_close_in_on_the_exact_density(classes, labels):
     """Of p(x), of p(x|y), and of the mean over the classes where a conditional model is given no labels."""
-    of_elbo, of_iwae = bounds(posterior, decode, lambda state: state["variance"], classes)
+    of_elbo, of_iwae = bounds(net(), posterior, GAUSSIAN, standard_prior(1), classes)
     assert [(bound.name, bound.kind) for bound in (of_elbo, of_iwae)] == [("elbo", "bound"), ("iwae", "bound")]
     means = [0.0] if classes is None else np.arange(3) - 1.0 if labels is None else shift(labels)[:, 0]
     density = stats.norm.pdf(POINTS, np.asarray(means), math.sqrt(1 + VARIANCE))  # [points, means]
@@ -147,7 +158,8 @@ def test_bounds_of_images_charge_every_level_for_its_bin():
     images = np.array([[[[3]]], [[[140]]]], np.uint8)  # one pixel
     flat = lambda x: x.reshape(len(x), 1)  # noqa: E731
     known = lambda params, x, labels=None: DiagonalGaussian(flat(x), jnp.full((len(x), 1), -30.0))  # noqa: E731 (certain)
-    (of_elbo, _) = bounds(known, lambda params, z, labels=None: z.reshape(-1, 1, 1, 1), lambda state: 0.01)
+    images_of = Pair(None, None, lambda params, z, labels=None: z.reshape(-1, 1, 1, 1))
+    (of_elbo, _) = bounds(images_of, known, gaussian_observation(lambda state: 0.01), standard_prior(1))
     nats = of_elbo.fn(VARIABLES, jax.random.split(jax.random.key(0), 2), images)
     x = images / np.float32(127.5) - 1
     expected = gaussian_kl(flat(x), jnp.full((2, 1), -30.0))[:, 0] - flat(discretized_gaussian_log_prob(images, x, 0.01))[:, 0]
@@ -161,8 +173,7 @@ def test_the_posterior_is_read_off_the_two_halves_of_the_features():
 
 
 def model(image_shape=(1,), classes=None, of_posterior=posterior):
-    net = Pair(lambda key, batch: VARIABLES.params, lambda params, x, labels=None: x - shift(labels), decode)
-    return latent_model(net, Objective("none", None), image_shape, 1, posterior=of_posterior, num_classes=classes)
+    return latent_model(net(), Objective("none", None), image_shape, 1, posterior=of_posterior, num_classes=classes)
 
 
 def test_encode_draws_from_the_posterior_or_is_certain_where_there_is_none():
@@ -195,3 +206,64 @@ def test_a_conditional_model_draws_the_labels_it_is_not_given_but_encodes_and_de
     ):
         with pytest.raises(InputError, match="give labels"):
             call()
+
+
+# --- delta-VAE ----------------------------------------------------------------------------------------------------------------
+
+
+def exact_sequence(latent_dim, correlation):
+    """The covariance of the stationary process: correlation^|i - j|."""
+    return correlation ** np.abs(np.subtract.outer(np.arange(latent_dim), np.arange(latent_dim)))
+
+
+def test_the_prior_of_a_sequence_is_the_stationary_process_and_its_kl_is_that_of_gaussians():
+    prior, covariance = sequence_prior(5, 0.8), exact_sequence(5, 0.8)
+    z = np.asarray(jax.jit(prior.draw)(jax.random.split(jax.random.key(0), 50_000)), np.float64)
+    np.testing.assert_allclose(np.cov(z.T), covariance, atol=0.03)
+    density = stats.multivariate_normal(np.zeros(5), covariance)
+    np.testing.assert_allclose(prior.log_prob(jnp.asarray(z[:7])), density.logpdf(z[:7]), rtol=1e-5)
+    mean, logvar = np.linspace(-1, 1.5, 5), np.array([0.3, -2.0, -1.0, 0.0, -4.0])
+    precision = np.linalg.inv(covariance)
+    trace = np.trace(precision @ np.diag(np.exp(logvar)))
+    kl = 0.5 * (trace + mean @ precision @ mean - 5 + np.linalg.slogdet(covariance)[1] - logvar.sum())
+    np.testing.assert_allclose(prior.kl(mean[None], logvar[None]).sum(), kl, rtol=1e-5)
+    np.testing.assert_allclose(sequence_prior(5, 0.0).kl(mean[None], logvar[None])[0], gaussian_kl(mean, logvar), rtol=1e-6)
+
+
+@pytest.mark.parametrize(("size", "rate"), [(2, 0.3), (6, 2.0), (50, 5.0)])
+def test_no_independent_posterior_costs_less_than_the_committed_rate(size, rate):
+    correlation = correlation_for(size, rate)
+    np.testing.assert_allclose(committed_rate(size, correlation), rate, rtol=1e-9)
+    prior = sequence_prior(size, correlation)
+    best = -np.log(np.diag(np.linalg.inv(exact_sequence(size, correlation))))  # the variances at the least KL
+    cost = lambda logvar: prior.kl(jnp.zeros((1, size)), logvar[None]).sum()  # noqa: E731
+    np.testing.assert_allclose(cost(jnp.asarray(best)), rate, rtol=1e-4)
+    np.testing.assert_allclose(jax.grad(cost)(jnp.asarray(best)), 0, atol=1e-4)
+    assert cost(jnp.asarray(best) + 0.2) > rate < cost(jnp.asarray(best) - 0.2)
+
+
+def test_a_rate_that_cannot_be_committed_is_refused():
+    with pytest.raises(InputError, match="at least 2 numbers"):
+        correlation_for(1, 0.5)
+    with pytest.raises(InputError, match="too much for latent_dim=3"):
+        correlation_for(3, 50.0)
+
+
+# --- black and white images ---------------------------------------------------------------------------------------------------
+
+
+def test_a_bernoulli_decoder_gives_each_black_and_white_image_its_probability():
+    observation, answer = bernoulli_observation(), jnp.array([[[[-1.2]], [[0.4]]]])  # one image of two pixels
+    images = np.array([[[[a]], [[b]]] for a in (0, 255) for b in (0, 255)], np.uint8)
+    log_probs = observation.log_prob({}, images, jnp.tile(answer, (4, 1, 1, 1)))
+    np.testing.assert_allclose(np.exp(log_probs).sum(), 1, rtol=1e-6)
+    white = 1 / (1 + np.exp([1.2, -0.4]))
+    np.testing.assert_allclose(log_probs[1], np.log(1 - white[0]) + np.log(white[1]), rtol=1e-6)
+    np.testing.assert_allclose(observation.log_prob({}, images / np.float32(127.5) - 1, answer), log_probs, rtol=1e-6)
+    np.testing.assert_allclose(observation.mean(answer).ravel(), 2 * white - 1, rtol=1e-5)
+
+
+def test_of_a_grey_image_it_gives_the_mean_over_its_binarizations():
+    observation, answer, grey = bernoulli_observation(), jnp.array([[[[0.7]]]]), np.array([[[[51]]]], np.uint8)
+    black, white = (observation.log_prob({}, np.full_like(grey, level), answer) for level in (0, 255))
+    np.testing.assert_allclose(observation.log_prob({}, grey, answer), 0.8 * black + 0.2 * white, rtol=1e-6)

@@ -16,6 +16,7 @@ class Dataset(NamedTuple):
     y_test: Int32[np.ndarray, " test"] | None
     class_names: tuple[str, ...] | None  # None exactly where the labels are None
     base: "Dataset | None" = None  # of stacked images: the data set that each channel comes from
+    binarize: bool = False  # a level of a training image is the probability of white, and drawn for every batch
 
     @property
     def image_shape(self) -> tuple[int, ...]:

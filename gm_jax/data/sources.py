@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from gm_jax.data import arrays, folder, official, stacked, tfds, toys
+from gm_jax.data import arrays, binary, folder, official, stacked, tfds, toys
 from gm_jax.data.dataset import Dataset, as_images, as_labels
 from gm_jax.errors import InputError
 from gm_jax.system.cache import cache_dir
@@ -18,9 +18,9 @@ def load(name: str, dir: str = "", resize: int = 0) -> Dataset:
     """Loads the data set that `name` calls, into host memory.
 
     Args:
-      name: "digits", "cifar10", "mnist", "stacked_digits", "stacked_mnist", a 2-D toy ("ring", "grid25", "moons",
-        "checkerboard", "swissroll"), "folder:/path" or "arrays:/path.npz".
-      dir: for cifar10, mnist and stacked_mnist: the folder that holds a prepared TFDS directory or the official files; if it
+      name: "digits", "cifar10", "mnist", "binary_digits", "binary_mnist", "stacked_digits", "stacked_mnist", a 2-D toy ("ring",
+        "grid25", "moons", "checkerboard", "swissroll"), "folder:/path" or "arrays:/path.npz".
+      dir: for cifar10 and all forms of mnist: the folder that holds a prepared TFDS directory or the official files; if it
         has neither, the latter are downloaded into it. Empty: TFDS's own folder, then ~/.cache/gm_jax.
       resize: for folder: side in pixels of the square that each image becomes; 0 leaves images as they are.
 
@@ -95,6 +95,8 @@ SOURCES = {
     "digits": Source(load_digits),
     "cifar10": Source(partial(load_standard, "cifar10"), ("dir",)),
     "mnist": Source(partial(load_standard, "mnist"), ("dir",)),
+    "binary_digits": Source(lambda: binary.binarize(load_digits())),
+    "binary_mnist": Source(lambda dir: binary.binarize(load_standard("mnist", dir)), ("dir",)),
     "stacked_digits": Source(lambda: stacked.stack(load_digits())),
     "stacked_mnist": Source(lambda dir: stacked.stack(load_standard("mnist", dir)), ("dir",)),
     **{name: Source(partial(toys.load, name)) for name in toys.TOYS},

@@ -8,6 +8,7 @@ import numpy as np
 from jaxtyping import Int
 
 from gm_jax.core import Model, PyTree, Variables
+from gm_jax.data import binary
 from gm_jax.data.dataset import subset
 from gm_jax.errors import InputError
 from gm_jax.evaluation.draw import balanced_labels, draw_samples
@@ -53,7 +54,8 @@ class Context(NamedTuple):
             raise InputError(f"eval.reference={split!r} is no split; choose train or test")
         x, y = splits[split]
         rows = subset(len(x), len(x) if n is None else n)
-        return x[rows], None if y is None else y[rows]
+        x = binary.drawn(x[rows], stream=0) if data.binarize and split == "train" else x[rows]
+        return x, None if y is None else y[rows]
 
     def drawn_labels(self, n: int) -> Int[np.ndarray, " n"] | None:
         """Labels for n samples, the classes in turn; None for an unconditional model."""

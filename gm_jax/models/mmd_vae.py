@@ -31,10 +31,12 @@ from gm_jax.variational import (
     bounds,
     elbo,
     gaussian_kl,
+    gaussian_observation,
     gaussian_posterior,
     latent_model,
     reparameterize,
     standard_normal,
+    standard_prior,
     with_labels,
 )
 
@@ -113,13 +115,14 @@ def make(
     features = {"gaussian": 2, "deterministic": 1}[encoder] * latent_dim
     net = with_labels(autoencoder(network, image_shape, latent_dim, features, dtype), None)
     posterior = gaussian_posterior(net.encode) if encoder == "gaussian" else None
+    observation = gaussian_observation(lambda _: likelihood_variance)
 
     def draw(params, keys, x):
         """(z, KL(q(z|x) || p(z)) or None)"""
         if posterior is None:
             return net.encode(params, x), None
         q = posterior(params, x)
-        return reparameterize(keys, *q), gaussian_kl(*q)
+        return reparameterize(keys, q.mean, q.logvar), gaussian_kl(q.mean, q.logvar)
 
     def loss(params, state, key, batch, *, step, train):
         del key, step, train  # nothing is dropped, scheduled or remembered
@@ -145,7 +148,7 @@ def make(
         image_shape,
         latent_dim,
         posterior=posterior,
-        likelihoods=bounds(posterior, net.decode, lambda _: likelihood_variance) if posterior else (),
+        likelihoods=bounds(net, posterior, observation, standard_prior(latent_dim)) if posterior else (),
     )
 
 

@@ -5,7 +5,8 @@ The keyword arguments of a function here are the fields of a section `network` o
 
 import math
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+from functools import partial
+from typing import Any, Literal, NamedTuple
 
 import flax.linen as nn
 import jax
@@ -56,16 +57,24 @@ def resnet(
 
 @checked
 def mlp(
-    image_shape: tuple[int, ...], dtype: jnp.dtype, latent_dim: int, features: int, *, width: Count = 128, depth: Count = 2
+    image_shape: tuple[int, ...],
+    dtype: jnp.dtype,
+    latent_dim: int,
+    features: int,
+    *,
+    width: Count = 128,
+    depth: Count = 2,
+    activation: Literal["swish", "tanh"] = "swish",
 ) -> Autoencoder:
     """Perceptrons with `depth` hidden layers of `width`, for points and for small images."""
+    perceptron = partial(MLP, width=width, depth=depth, dtype=dtype, activation=getattr(nn, activation))
 
     class Flat(nn.Module):
         @nn.compact
         def __call__(self, z):
-            return MLP(math.prod(image_shape), width, depth, dtype=dtype)(z).reshape(len(z), *image_shape)
+            return perceptron(math.prod(image_shape))(z).reshape(len(z), *image_shape)
 
-    return of_modules(MLP(features, width, depth, dtype=dtype), Flat(), latent_dim)
+    return of_modules(perceptron(features), Flat(), latent_dim)
 
 
 AUTOENCODERS = {"mlp": mlp, "resnet": resnet}

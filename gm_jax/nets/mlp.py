@@ -1,5 +1,7 @@
 """Perceptrons for points: a denoiser that is told the time, and plain ones."""
 
+from collections.abc import Callable
+
 import flax.linen as nn
 import jax.numpy as jnp
 from jaxtyping import Array, Float
@@ -8,18 +10,19 @@ from gm_jax.nets.unet import SinusoidalPositionEmbeddings
 
 
 class MLP(nn.Module):
-    """[batch, *] -> [batch, features], float32: `depth` hidden layers of `width` with swish."""
+    """[batch, *] -> [batch, features], float32: `depth` hidden layers of `width`."""
 
     features: int
     width: int = 128
     depth: int = 3
     dtype: jnp.dtype = jnp.float32
+    activation: Callable[[Array], Array] = nn.swish
 
     @nn.compact
     def __call__(self, x: Float[Array, "batch *shape"]) -> Float[Array, "batch features"]:
         h = x.reshape(len(x), -1)
         for _ in range(self.depth):
-            h = nn.swish(nn.Dense(self.width, dtype=self.dtype)(h))
+            h = self.activation(nn.Dense(self.width, dtype=self.dtype)(h))
         return nn.Dense(self.features, dtype=self.dtype)(h).astype(jnp.float32)
 
 

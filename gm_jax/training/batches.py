@@ -48,14 +48,20 @@ def make_batch(
     labels: Labels | None,
     flip: bool,
     total: int | None = None,
+    binarize: bool = False,
 ) -> Batch:
     """A batch from stored data: images in [-1, 1], points as they are.
 
-    `index` is each example's place in the global batch, of `total` examples; None: of these.
+    `index` is each example's place in the global batch, of `total` examples; None: of these. binarize: every pixel becomes
+    white with the probability that is its level, else black (`data.binary`).
     """
     x = to_float(data) if data.dtype == jnp.uint8 else data
+    augment_keys = example_keys(keys.augment, step, index)
+    if binarize:
+        white = jax.vmap(lambda key, level: jax.random.bernoulli(key, level / 255))(*streams(augment_keys, "binarize"), data)
+        x = jnp.where(white, 1.0, -1.0)
     if flip:
-        mirrored = jax.vmap(jax.random.bernoulli)(example_keys(keys.augment, step, index))
+        mirrored = jax.vmap(jax.random.bernoulli)(augment_keys)
         x = jnp.where(mirrored[:, None, None, None], x[:, :, ::-1], x)
     (shared,) = streams(jax.random.fold_in(keys.noise, step), "even")
     even = (jax.random.uniform(shared) + index / (total or len(index))) % 1.0

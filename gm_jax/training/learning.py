@@ -190,6 +190,7 @@ def make_train_step(
     keys: Keys,
     *,
     flip: bool = False,
+    binarize: bool = False,
     accum: int = 1,
     axis_name: str | None = None,
 ) -> Callable[..., tuple[TrainState, StepOutput]]:
@@ -206,7 +207,7 @@ def make_train_step(
         size = data.shape[0]
         device = jnp.int32(0) if axis_name is None else jax.lax.axis_index(axis_name)
         total = size if axis_name is None else size * jax.lax.psum(1, axis_name)
-        batch = make_batch(keys, now, device * size + jnp.arange(size), data, labels, flip, total)
+        batch = make_batch(keys, now, device * size + jnp.arange(size), data, labels, flip, total, binarize)
         dropout = jax.random.fold_in(jax.random.fold_in(keys.dropout, now), device)
         output = StepOutput({}, {})
         for i, objective in enumerate(model.objectives):

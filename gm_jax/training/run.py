@@ -111,7 +111,8 @@ def restore_or_start(run: Run, checkpoints: Checkpoints) -> tuple[learning.Train
         train_state = checkpoints.restore(run.abstract, run.parallel.shardings(run.abstract))
         if train_state is not None:
             return train_state, record_of(run, workdirs.read(run.workdir).init_from)
-    batch = first_batch(run.keys, run.dataset.x_train, run.dataset.y_train, run.config["data"]["flip"])
+    data = run.dataset
+    batch = first_batch(run.keys, data.x_train, data.y_train, run.config["data"]["flip"], data.binarize)
     placed = run.parallel.shardings(run.abstract)  # no device ever holds more than it will in training
     init = jax.jit(lambda: run.eval_model.init(run.keys.init, batch), out_shardings=Variables(placed.params, placed.state))
     variables, origins = graft(init(), run.config["train"]["init_from"], run.config["model"])
@@ -129,7 +130,8 @@ def compile_run(run: Run) -> tuple[Callable, Program, Callable]:
         seed=run.config["seed"],
         device_bytes=run.config["data"]["device_bytes"],
     )
-    options = {"flip": run.config["data"]["flip"], "accum": settings["accum"], "axis_name": run.parallel.axis_name}
+    options = {"flip": run.config["data"]["flip"], "binarize": data.binarize}
+    options |= {"accum": settings["accum"], "axis_name": run.parallel.axis_name}
     train_step = learning.make_train_step(run.model, run.optimizers, run.keys, **options)
     heldout = make_heldout(run.eval_model, run.keys, data.x_test, data.y_test, settings["batch_size"])
     return feed, run.parallel.compile(learning.make_dispatch(train_step), run.abstract), heldout

@@ -15,11 +15,11 @@ from gm_jax.training.batches import Keys, make_batch, seed_keys, stored_shapes
 INIT_BATCH = 128  # examples that data-dependent initialisation sees, whatever the batch size of training
 
 
-def first_batch(keys: Keys, data: np.ndarray, labels: np.ndarray | None, flip: bool) -> Batch:
+def first_batch(keys: Keys, data: np.ndarray, labels: np.ndarray | None, flip: bool, binarize: bool = False) -> Batch:
     """The batch that `model.init` sees, some of the stored data: the same on every device count and for every batch size."""
     rows = subset(len(data), INIT_BATCH)
     of_rows = None if labels is None else jnp.asarray(labels[rows])
-    return make_batch(keys, 0, jnp.arange(len(rows)), jnp.asarray(data[rows]), of_rows, flip)
+    return make_batch(keys, 0, jnp.arange(len(rows)), jnp.asarray(data[rows]), of_rows, flip, binarize=binarize)
 
 
 def abstract_state(

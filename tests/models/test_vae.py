@@ -6,12 +6,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from gm_jax.core import Batch, Variables
+from gm_jax.core import Batch, Variables, streams
 from gm_jax.densities import discretized_gaussian_log_prob
 from gm_jax.errors import InputError
 from gm_jax.images import to_float
 from gm_jax.models import vae
-from gm_jax.variational import gaussian_kl
 from tests.weights import count, drawn
 
 SHAPE, LATENT, PIXELS = (8, 8, 1), 4, 64
@@ -53,6 +52,42 @@ def with_gradient(model, variables, batch):
 
 def assert_trees_close(a, b, rtol):
     jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, rtol=rtol, atol=rtol * float(np.abs(y).max() + 1e-12)), a, b)
+
+
+# --- importance weights -------------------------------------------------------------------------------------------------------
+
+
+def test_the_iwae_objective_is_its_bound_and_rises_with_the_samples(perturbed, batch):
+    """Against the likelihood of the same name, which draws the same z, and in the order ELBO <= IWAE(4) <= IWAE(32)."""
+    values = {}
+    for k in (2, 4, 32):
+        model = make(decoder="bernoulli", importance_samples=k)
+        many = Batch(jnp.tile(batch.x, (16, 1, 1, 1)), None, jax.random.split(jax.random.key(5), 128))
+        value, metrics, _ = loss_and_metrics(model, perturbed, many)
+        np.testing.assert_allclose(value, -metrics["iwae"], rtol=1e-6)
+        (keys,) = streams(many.keys, "latent")
+        bound = {likelihood.name: likelihood.fn for likelihood in model.likelihoods}["iwae"]
+        nats = jax.jit(partial(bound, samples=k))(perturbed, keys, many.x)
+        np.testing.assert_allclose(value, nats.mean(), rtol=1e-5)
+        values[k] = float(metrics["iwae"])
+        assert metrics["elbo"] < metrics["iwae"]
+    assert values[2] < values[4] < values[32]
+
+
+def test_an_iwae_of_one_sample_is_the_vae_and_takes_no_weight_of_a_kl(variables, batch):
+    assert loss_and_metrics(make(importance_samples=1), variables, batch)[1].keys() >= {"elbo", "kl"}
+    for wrong in ({"beta": 2.0}, {"free_bits": 0.1}, {"kl_warmup_steps": 5}, {"likelihood_variance": "optimal"}):
+        with pytest.raises(InputError, match="importance_samples above 1"):
+            make(importance_samples=5, **wrong)
+    with pytest.raises(InputError, match="of a Gaussian decoder"):
+        make(decoder="bernoulli", likelihood_variance="optimal")
+
+
+def test_a_committed_rate_is_never_undercut_even_where_the_posterior_collapses(variables, batch):
+    _, metrics, _ = loss_and_metrics(make(committed_rate=1.5, beta=100.0), variables, batch)
+    assert metrics["kl"] >= 1.5
+    model = make(committed_rate=1.5)
+    np.testing.assert_allclose(model.posterior(variables, batch.x).kl.sum(1).mean(), metrics["kl"], rtol=1e-5)
 
 
 # --- the loss -----------------------------------------------------------------------------------------------------------------
@@ -182,7 +217,7 @@ def test_bounds_of_a_decoder_that_ignores_the_latent(variables):
     images = np.random.default_rng(0).integers(0, 256, (6, *SHAPE), dtype=np.uint8)
     keys = jax.random.split(jax.random.key(3), 6)
     exact = -discretized_gaussian_log_prob(images, jnp.zeros((6, *SHAPE)), 0.3).sum((1, 2, 3))
-    kl = gaussian_kl(*model.posterior(variables, to_float(images))).sum(1)
+    kl = model.posterior(variables, to_float(images)).kl.sum(1)
     bounds = {likelihood.name: likelihood.fn for likelihood in model.likelihoods}
     assert [likelihood.kind for likelihood in model.likelihoods] == ["bound", "bound"]
     np.testing.assert_allclose(jax.jit(bounds["elbo"])(variables, keys, images), exact + kl, rtol=1e-5)
