@@ -28,9 +28,9 @@ BATCH = Batch(jnp.asarray(X), jnp.asarray(LABELS), KEYS)
 ALWAYS = ["guided"]  # told labels whatever the settings
 CONDITIONAL = [f"{name} of labels" for name in MODELS if "class_conditional" in fields_of(find_make(name))]
 CASES = [*MODELS, *CONDITIONAL]
-NO_SAMPLES = ["classifier"]  # and says so
+NO_SAMPLES = ["classifier", "rae"]  # and says so
 ADVERSARIAL = ["gan", "gan of labels", "r3gan", "r3gan of labels", "stylegan2", "stylegan2 of labels"]
-NO_TRAJECTORY = [*ADVERSARIAL, "mmd_vae", "vae", "vae of labels", "vqvae", "vqvae of labels"]
+NO_TRAJECTORY = [*ADVERSARIAL, "expost", "mmd_vae", "vae", "vae of labels", "vqvae", "vqvae of labels"]
 LATENTS = ADVERSARIAL  # drawn, since nothing encodes images
 NO_LATENT = COMPLETING = ["pixelcnn", "pixelcnn of labels"]
 # a constant that is added to all scores alters a hinge loss by nothing where all of them are within their margins, and the last
@@ -74,6 +74,7 @@ TAKEN = {
     "ddpm": [*DENOISING, {"variance": "fixed_small"}],
     "ddpm of labels": [*DENOISING, {"variance": "fixed_small"}, *GUIDED],
     "edm": DENOISING,
+    "expost": [{}, {"prior": True}],
     "edm of labels": DENOISING,
     "flow_matching": STRAIGHT,
     "flow_matching of labels": [*STRAIGHT, *GUIDED],

@@ -29,7 +29,7 @@ def squared_norm(weights: PyTree) -> Float[Array, ""]:
 
 
 def jacobian_norm(keys: Key, decode, z: Float[Array, "batch latent"]) -> Float[Array, " batch"]:
-    """|d decode(z) / dz|^2, the sum of the squares of all its entries: estimated without bias by a random sign for each pixel."""
+    """|d decode(z) / dz|^2, the sum of the squares of its entries: an unbiased estimate, by a random sign for each pixel."""
     x, vjp = jax.vjp(decode, z)
     signs = jax.vmap(lambda key: jax.random.rademacher(key, x.shape[1:], x.dtype))(keys)
     return (vjp(signs)[0] ** 2).sum(1)
