@@ -34,6 +34,7 @@ MODELS = {
     "stylegan2": "gm_jax.models.stylegan2",
     "vae": "gm_jax.models.vae",
     "vdm": "gm_jax.models.vdm",
+    "vdvae": "gm_jax.models.vdvae",
     "vqvae": "gm_jax.models.vqvae",
 }
 

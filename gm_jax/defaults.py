@@ -37,6 +37,7 @@ FIELDS: dict[str, Any] = {
         "end_b2": Field(0.0, Decay, "of adam: b2 follows the schedule, too, and ends here; 0 = off"),
         "horizon": Field(0, Whole, "steps of the run over which the schedule goes; 0 = the objective's own window"),
         "clip_norm": Field(0.0, NonNegative, "global gradient norm; 0 = off"),
+        "skip_norm": Field(0.0, NonNegative, "no update where the global gradient norm is so large or not finite; 0 = off"),
         "weight_clip": Field(0.0, NonNegative, "parameters stay within so much of 0 (WGAN's critic); 0 = off"),
         "ema_decay": Field(0.0, Decay, "averaged parameters for evaluation; 0 = off"),
         "ema_warmup": Field(True, bool, "smaller decay in the first steps"),

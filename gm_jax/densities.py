@@ -6,7 +6,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 from jax import Array
-from jax.nn import log_sigmoid, log_softmax
+from jax.nn import log_sigmoid, log_softmax, softmax
 from jax.scipy.special import log_ndtr, logsumexp
 from jaxtyping import Float, UInt8
 
@@ -93,6 +93,15 @@ def logistic_mixture_log_prob(images: UInt8[Array, "*shape channel"], mixture: L
     level = images[..., None]
     log_probs = jnp.where(level == 0, below_high, jnp.where(level == 255, above_low, inside)).sum(-2)
     return logsumexp(log_probs + log_softmax(mixture.logits), axis=-1)
+
+
+def logistic_mixture_mean(mixture: LogisticMixture) -> Float[Array, "*shape channel"]:
+    """The expected pixel before its logistics are cut into levels: so it may lie beyond [-1, 1]."""
+    means = [mixture.means[..., 0, :]]
+    if mixture.slopes is not None:
+        means.append(_moved(mixture, means[0], means[0])[0])
+        means.append(_moved(mixture, *means)[1])
+    return (softmax(mixture.logits)[..., None, :] * jnp.stack(means, axis=-2)).sum(-1)
 
 
 def draw_logistic_mixture(

@@ -81,6 +81,7 @@ STUDIES: dict[str, tuple[Entry, ...]] = {
         Entry("score_sde-sub_vp", "score_sde:digits_sub_vp"),
         Entry("score_sde-ve", "score_sde:digits_ve"),
         Entry("vdm", "vdm:digits"),
+        Entry("vdvae", "vdvae:digits"),
         Entry("autoguided", "autoguided:digits", samplings=({"eval.sample.guidance_scale": 1.0},)),
         Entry("guided", "guided:digits", samplings=tuple({"eval.sample.guidance_scale": s} for s in (0.0, 3.0))),
         Entry("edm-conditional", "edm:digits_conditional", samplings=({"eval.sample.guidance_scale": 2.0},)),

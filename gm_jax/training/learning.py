@@ -16,7 +16,7 @@ from jaxtyping import Bool, Int
 
 from gm_jax.core import Batch, Key, Metrics, Model, Objective, PyTree, Variables, scan
 from gm_jax.training.batches import Keys, make_batch
-from gm_jax.training.optimizers import averages
+from gm_jax.training.optimizers import SkipLargeState, averages
 
 
 class TrainState(NamedTuple):
@@ -162,26 +162,34 @@ def update(
     batch: Batch,
     axis_name: str | None,
     accum: int,
-) -> tuple[TrainState, Metrics, Finite]:
-    """One update of one objective: (train_state, metrics, finite)."""
+) -> tuple[TrainState, dict[str, tuple[Array, Array]], Finite]:
+    """One update of one objective: (train_state, metrics, finite).
+
+    Where the optimizer skips large updates (`skip_large`), a skipped one leaves `state` alone, too. Nothing is wrong then: what
+    was not finite weighs nothing, and the metric `skipped` is 1 (so in the log: the share of skipped updates).
+    """
     step, params, state, opt_state = train_state
     name = optimizer_name(objective)
-    (state, metrics), grads = accumulated_gradients(objective, params, state, key, batch, step, axis_name, accum)
+    (new_state, metrics), grads = accumulated_gradients(objective, params, state, key, batch, step, axis_name, accum)
     group = select_group(params, objective.group)
     updates, new_opt = optimizer.update(grads, opt_state[name], group)
     params = replace_group(params, objective.group, optax.apply_updates(group, updates))
     if objective.after is not None:
-        state = objective.after(params, state, step=step)
+        new_state = objective.after(params, new_state, step=step)
     metrics = {**metrics, "grad_norm": optax.tree.norm(grads)}
     finite = Finite(
         {term: jnp.isfinite(value).all() for term, value in metrics.items()},
         jnp.stack([jnp.isfinite(g).all() for g in jax.tree.leaves(grads)]),
     )
-    return TrainState(step, params, state, {**opt_state, name: new_opt}), metrics, finite
-
-
-def _weighted(metrics: Metrics, weight: float) -> dict[str, tuple[Array, Array]]:
-    return {term: (jnp.float32(weight) * value, jnp.float32(weight)) for term, value in metrics.items()}
+    weighed = {term: (jnp.float32(1) * value, jnp.float32(1)) for term, value in metrics.items()}
+    if isinstance(new_opt, SkipLargeState):
+        skipped = new_opt.skipped > opt_state[name].skipped
+        new_state = jax.tree.map(lambda old, new: jnp.where(skipped, old, new), state, new_state)
+        counted = {term: ok | ~skipped for term, ok in finite.terms.items()}
+        weighed = {term: (jnp.where(counted[term], value, 0), jnp.float32(counted[term])) for term, value in metrics.items()}
+        weighed["skipped"] = (jnp.float32(skipped), jnp.float32(1))
+        finite = jax.tree.map(lambda ok: ok | skipped, finite)
+    return TrainState(step, params, new_state, {**opt_state, name: new_opt}), weighed, finite
 
 
 def make_train_step(
@@ -217,8 +225,7 @@ def make_train_step(
             def run(ts, objective=objective, i=i):
                 key = jax.random.fold_in(dropout, i)
                 optimizer = optimizers[optimizer_name(objective)]
-                ts, metrics, finite = update(objective, optimizer, ts, key, batch, axis_name, accum)
-                return ts, _weighted(metrics, 1.0), finite
+                return update(objective, optimizer, ts, key, batch, axis_name, accum)
 
             def skip(ts, run=run):
                 _, metrics, finite = jax.eval_shape(run, ts)

@@ -86,6 +86,33 @@ def weight_clip(bound: float) -> optax.GradientTransformation:
     return optax.GradientTransformation(lambda params: optax.EmptyState(), update)
 
 
+class SkipLargeState(NamedTuple):
+    """State of `skip_large`."""
+
+    skipped: Int[Array, ""]  # so many updates until now
+    inner: PyTree
+
+
+def skip_large(inner: optax.GradientTransformation, norm: float) -> optax.GradientTransformation:
+    """Makes no update where the gradients' global norm is `norm` or more, or not a number (gradient skipping, Child 2021).
+
+    Then nothing of `inner` changes: no moments, no step of a schedule, no average. Put it around the whole chain.
+    """
+
+    def init(params):
+        return SkipLargeState(jnp.zeros([], jnp.int32), inner.init(params))
+
+    def update(updates, state, params=None):
+        def skip(updates, inner_state, params):
+            return jax.tree.map(jnp.zeros_like, updates), inner_state
+
+        small = optax.tree.norm(updates) < norm
+        updates, inner_state = jax.lax.cond(small, inner.update, skip, updates, state.inner, params)
+        return updates, SkipLargeState(state.skipped + ~small, inner_state)
+
+    return optax.GradientTransformation(init, update)
+
+
 def averages(opt_state: PyTree) -> list[ParamsEmaState]:
     """The states of `params_ema` in the state of an optimizer."""
     leaves = jax.tree.leaves(opt_state, is_leaf=lambda node: isinstance(node, ParamsEmaState))
@@ -93,7 +120,7 @@ def averages(opt_state: PyTree) -> list[ParamsEmaState]:
 
 
 def build_optimizer(settings: Mapping[str, Any], objective: Objective) -> optax.GradientTransformation:
-    """Clipping, the optimizer, decoupled weight decay, the schedule and the EMA, as far as `settings` ask for them.
+    """Clipping, the optimizer, decoupled weight decay, the schedule, the EMA and skipping, as far as `settings` ask for them.
 
     `horizon` and `warmup_steps` are steps of the run, counted from the start of the objective's window: an objective that
     updates at every fifth step makes a fifth as many updates in them. Without a horizon the schedule runs over that window,
@@ -119,7 +146,8 @@ def build_optimizer(settings: Mapping[str, Any], objective: Objective) -> optax.
         weight_clip(settings["weight_clip"]) if settings["weight_clip"] else None,
         params_ema(*(settings[f"ema_{name}"] for name in ("decay", "warmup", "ramp"))) if settings["ema_decay"] else None,
     ]
-    return optax.chain(*[part for part in parts if part is not None])
+    chain = optax.chain(*[part for part in parts if part is not None])
+    return skip_large(chain, settings["skip_norm"]) if settings["skip_norm"] else chain
 
 
 def build_optimizers(config: Mapping[str, Any], model: Model) -> dict[str, optax.GradientTransformation]:

@@ -349,6 +349,23 @@ def test_a_nonfinite_step_is_reported_and_is_the_last(k, loss_too):
     assert reason == f"non-finite: {terms}; gradient of params['fragile']['kernel']"
 
 
+@pytest.mark.parametrize("k", [1, 16])
+def test_where_updates_are_skipped_a_nonfinite_one_weighs_nothing_and_stops_nothing(k):
+    t = trainer(breaking(7, True), k=k, steps=16, skip_norm=1e6, **SGD)
+    history = list(advance(t))
+    state, *_ = history[-1]
+    assert all(failed == -1 for *_, failed in history) and state.step == 16
+    np.testing.assert_allclose(state.params["steady"], 0.8**16 * np.ones(2), rtol=1e-5)
+    np.testing.assert_allclose(state.params["fragile"]["bias"], 0.8**7, rtol=1e-5)  # its last update is that of step 6
+    assert [int(state.opt_state[name].skipped) for name in ("first", "second")] == [0, 9]
+    totals = {}
+    for _, output, _ in history:
+        for name, pair in output.metrics.items():
+            totals[name] = totals.get(name, 0) + np.array(pair)
+    assert tuple(totals["second/skipped"]) == (9, 16) and tuple(totals["first/skipped"]) == (0, 16)
+    assert totals["second/loss"][1] == totals["second/grad_norm"][1] == 7 and np.isfinite(totals["second/loss"][0])
+
+
 def test_a_failure_outside_of_the_asked_steps_is_no_failure():
     t = trainer(breaking(7, True), k=16, steps=7, **SGD)
     ((state, _, failed),) = advance(t)

@@ -273,3 +273,27 @@ def test_an_objective_that_shares_an_optimizer_has_none_of_its_own():
     assert set(build(critic, penalty, ema_decay=0.9)) == {"critic"}
     with pytest.raises(InputError, match="optimizer.r1 names no objective"):
         build(critic, penalty, r1={"learning_rate": 1.0})
+
+
+# --- skipping -----------------------------------------------------------------------------------------------------------------
+
+
+def test_a_large_or_endless_gradient_moves_nothing_that_the_optimizer_holds():
+    """What is left are the updates that the small gradients alone would have made."""
+    settings = {"clip_norm": 1.0, "warmup_steps": 3, "weight_decay": 0.1, "ema_decay": 0.9, "learning_rate": RATE}
+    skipping, plain = build(skip_norm=5.0, **settings)["only"], build(**settings)["only"]
+    params = other = {"w": jnp.array([1.0, -2.0])}
+    state, plain_state = skipping.init(params), plain.init(other)
+    grads = [[3.0, 3.9], [3.0, 4.0], [jnp.nan, 0.0], [0.5, 0.0], [jnp.inf, 1.0], [30.0, 0.0], [0.0, -2.0]]  # 4.92, 5, ...
+    small = [0, 3, 6]
+    for i, g in enumerate(grads):
+        updates, state = jax.jit(skipping.update)({"w": jnp.array(g)}, state, params)
+        params = optax.apply_updates(params, updates)
+        if i in small:
+            updates, plain_state = plain.update({"w": jnp.array(g)}, plain_state, other)
+            other = optax.apply_updates(other, updates)
+        np.testing.assert_allclose(params["w"], other["w"], rtol=1e-6)
+        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6), state.inner, plain_state)
+    assert int(state.skipped) == len(grads) - len(small)
+    [average] = averages(state)
+    np.testing.assert_allclose(average.ema["w"], plain_state[-1].ema["w"], rtol=1e-6)
