@@ -12,7 +12,7 @@ from gm_jax.core import Model
 from gm_jax.data import sources
 from gm_jax.defaults import FIELDS, plain
 from gm_jax.errors import InputError, choose
-from gm_jax.nets import autoencoders, autoregressive, backbones, players
+from gm_jax.nets import autoencoders, autoregressive, backbones, code_priors, players
 from gm_jax.settings import CONTEXT, REQUIRED, Field, convert, describe, fields_of, section_of, unknown
 
 MODELS = {
@@ -121,6 +121,7 @@ SECTIONS = {
     "autoencoder": autoencoders.find,
     "players": players.find,
     "pixel_network": autoregressive.find,
+    "code_prior": code_priors.find,
 }
 
 

@@ -1,7 +1,8 @@
-"""VQ-VAE with a gated PixelCNN prior over its codes: two stages, one model.
+"""VQ-VAE with a PixelCNN or a Transformer as the prior over its codes: two stages, one model.
 
   VQ-VAE          van den Oord, Vinyals & Kavukcuoglu 2017, "Neural discrete representation learning"   eq. 1-3; nets.codebook
   gated PixelCNN  van den Oord et al. 2016, "Conditional image generation with PixelCNN decoders"        nets.pixelcnn
+  Transformer     Radford et al. 2019, "Language models are unsupervised multitask learners" (GPT-2)     nets.code_transformer
 
 Stage one. The encoder gives a vector z at every position of a grid; the nearest codebook vector e takes its place, and passes
 its gradient on to z (straight-through). The loss is that of DeepMind's Sonnet example,
@@ -30,10 +31,10 @@ from gm_jax.densities import discretized_gaussian_log_prob, marginal_over_classe
 from gm_jax.errors import InputError
 from gm_jax.images import to_float
 from gm_jax.nets import codebook as codebooks
-from gm_jax.nets import pixelcnn
+from gm_jax.nets.code_priors import CodePrior, code_prior
 from gm_jax.nets.codebook import CODEBOOKS, Codebook, choose_vectors, perplexity, restart_dead_codes, vector_quantize
 from gm_jax.nets.vqvae_nets import Decoder, Encoder, code_grid
-from gm_jax.settings import Count, Decay, NonNegative, Whole, checked
+from gm_jax.settings import Count, Decay, NonNegative, Section, Whole, checked
 
 VARIANCE_DECAY = 0.99  # of the running mean that the likelihood uses, per training step
 MIN_VARIANCE = 1 / 255**2  # half a uint8 level in [-1, 1]: a finer density says nothing about uint8 images
@@ -44,7 +45,8 @@ class Settings(NamedTuple):
 
     encoder: Encoder
     decoder: Decoder
-    prior: pixelcnn.GatedPixelCNN
+    prior: CodePrior
+    num_classes: int | None  # that the prior is told
     book: Codebook
     grid: tuple[int, int]
     num_codes: int
@@ -74,9 +76,7 @@ def make(
     codebook_decay: Decay = 0.99,
     restart_below: NonNegative = 0.03,
     class_conditional: bool = False,
-    prior_channels: Count = 128,
-    prior_layers: Count = 12,
-    prior_reach: Count = 1,
+    prior: Section("code_prior") = {"name": "pixelcnn"},  # noqa: B006 (read only)
 ) -> Model:
     """VQ-VAE and prior; by default Sonnet's networks and settings, which give an 8x8 grid of codes for 32x32 images.
 
@@ -86,7 +86,7 @@ def make(
     codebook: "ema" or "loss". codebook_decay: of the running means, per step. restart_below: see `restart_dead_codes`, 0: off.
     class_conditional: the prior is given the label. Without labels a sample then draws one and a likelihood takes the mean over
     all classes, which count as equally frequent. The autoencoder never sees labels.
-    prior_channels, prior_layers, prior_reach: see `nets.pixelcnn.GatedPixelCNN`.
+    prior: see `nets.code_priors`.
 
     Sampling option: `temperature` (1.0) of the prior. `nfe` counts the prior's evaluations, one for each code. `encode` gives
     the codes [batch, h, w]; `decode` takes them and clips to [-1, 1]. Likelihood "elbo" is the bound above; "codes" its part
@@ -94,13 +94,14 @@ def make(
 
     Raises InputError for values out of range, images that cannot be halved so often, and labels where there is no use for them.
     """
-    classes = classes_of(num_classes, class_conditional)
+    classes, grid = classes_of(num_classes, class_conditional), code_grid(image_shape, halvings)
     s = Settings(
         encoder=Encoder(code_dim, channels, halvings, num_blocks, dtype),
         decoder=Decoder(image_shape[-1], channels, halvings, num_blocks, dtype),
-        prior=pixelcnn.GatedPixelCNN(num_codes, prior_channels, prior_layers, prior_reach, classes, dtype),
+        prior=code_prior(prior, grid, num_codes, classes, dtype),
+        num_classes=classes,
         book=CODEBOOKS[codebook](),
-        grid=code_grid(image_shape, halvings),
+        grid=grid,
         num_codes=num_codes,
         commitment=commitment,
         codebook_loss=codebook == "loss",
@@ -126,7 +127,7 @@ def make(
         label_keys, code_keys = streams(keys, "labels", "codes")
         if classes is not None and labels is None:
             labels = draw_labels(label_keys, classes)
-        codes = pixelcnn.sample(s.prior, variables.params["prior"], code_keys, s.grid, labels, temperature)
+        codes = s.prior.sample(variables.params["prior"], code_keys, labels, None, temperature)
         return decode(variables, keys, codes)
 
     def nfe(temperature: float = 1.0) -> int:
@@ -155,8 +156,7 @@ def make(
 def _init(s: Settings, data_variance: float | None):
     def init(key: Key, batch: Batch) -> Variables:
         encoder_key, decoder_key, prior_key = jax.random.split(key, 3)
-        vectors, codes = jnp.zeros((1, *s.grid, s.encoder.features)), jnp.zeros((1, *s.grid), jnp.int32)
-        labels = None if s.prior.num_classes is None else jnp.zeros(1, jnp.int32)
+        vectors = jnp.zeros((1, *s.grid, s.encoder.features))
         encoder = s.encoder.init(encoder_key, batch.x[:1])["params"]
         z = s.encoder.apply({"params": encoder}, batch.x)
         usage = jnp.full(s.num_codes, z.size / z.shape[-1] / s.num_codes)
@@ -164,7 +164,7 @@ def _init(s: Settings, data_variance: float | None):
         decoder = s.decoder.init(decoder_key, vectors)["params"]
         params = {
             "autoencoder": {"encoder": encoder, "decoder": decoder, **codebook},
-            "prior": s.prior.init(prior_key, codes, labels)["params"],
+            "prior": s.prior.init(prior_key),
         }
         variance = jnp.maximum(batch.x.var() if data_variance is None else data_variance, MIN_VARIANCE)
         state = {"codebook": codebook_state, "data_variance": variance, "likelihood_variance": variance}
@@ -246,10 +246,9 @@ def _after(s: Settings):
 
 def _prior_loss(s: Settings):
     def loss(params, state, key, batch: Batch, *, step, train):
-        del key  # for dropout, which there is none of
         codes = _encode(s, stop_gradient(params), state, batch.x)
-        labels = None if s.prior.num_classes is None else batch.labels
-        nats = code_nll(s.prior.apply({"params": params["prior"]}, codes, labels), codes).mean()
+        labels = None if s.num_classes is None else batch.labels
+        nats = code_nll(s.prior.logits(params["prior"], codes, labels, train=train, key=key), codes).mean()
         return nats, (state, {"code_nll": nats, "bits_per_code": nats / (s.grid[0] * s.grid[1] * jnp.log(2))})
 
     return loss
@@ -264,7 +263,7 @@ def code_nll(logits: Float[Array, "batch *grid code"], codes: Int[Array, "batch 
 def _likelihoods(s: Settings, classes: int | None):
     def prior_nats(variables, codes, labels):
         def nats(labels):
-            return code_nll(s.prior.apply({"params": variables.params["prior"]}, codes, labels), codes)
+            return code_nll(s.prior.logits(variables.params["prior"], codes, labels), codes)
 
         if classes is None or labels is not None:
             return nats(labels)

@@ -34,16 +34,24 @@ class GatedLayer(nn.Module):
         self.out = dense(self.channels)
         if self.num_classes is not None:
             self.bias = nn.Embed(self.num_classes, 4 * self.channels, self.dtype, embedding_init=nn.initializers.zeros)
+        self.context = dense(4 * self.channels)  # is there where a context is given
 
     def vertical(
-        self, v: Float[Array, "batch *grid c"], window: Float[Array, "batch *grid w*c"], labels: Int[Array, " batch"] | None
+        self,
+        v: Float[Array, "batch *grid c"],
+        window: Float[Array, "batch *grid w*c"],
+        labels: Int[Array, " batch"] | None,
+        context: Float[Array, "batch *grid f"] | None = None,
     ) -> tuple[Float[Array, "batch *grid c"], Float[Array, "batch *grid 2*c"]]:
-        """(the next v, what the horizontal stack is to add). Labels enter as biases of the gates (eq. 4)."""
+        """(the next v, what the horizontal stack is to add). Labels and context enter as biases of the gates (eq. 4, 5)."""
         features = self.from_above(window)
         to_row = self.down_to_row(features)
         if labels is not None:
             bias = self.bias(labels).reshape(len(labels), *(1,) * (window.ndim - 2), -1)
             bias_above, bias_row = jnp.split(bias, 2, axis=-1)
+            features, to_row = features + bias_above, to_row + bias_row
+        if context is not None:
+            bias_above, bias_row = jnp.split(self.context(context), 2, axis=-1)
             features, to_row = features + bias_above, to_row + bias_row
         return v + gate(features), to_row
 
@@ -55,7 +63,7 @@ class GatedLayer(nn.Module):
 
 
 class GatedPixelCNN(nn.Module):
-    """Logits of every code given those before it. With `num_classes`, given a label too.
+    """Logits of every code given those before it. With `num_classes`, given a label too; with a context, given that.
 
     With n = num_layers * reach a position sees n + 1 rows above, n columns to both sides there, and n + 1 codes to its left.
     `reach` 1 is a 3x3 kernel, 2 a 5x5 one.
@@ -75,23 +83,29 @@ class GatedPixelCNN(nn.Module):
         self.logits = nn.Dense(self.num_codes, dtype=self.dtype)
 
     def __call__(
-        self, codes: Int[Array, "batch height width"], labels: Int[Array, " batch"] | None = None
+        self,
+        codes: Int[Array, "batch height width"],
+        labels: Int[Array, " batch"] | None = None,
+        context: Float[Array, "batch height width f"] | None = None,
     ) -> Float[Array, "batch height width code"]:
         """The logits at all positions, float32; those at a position do not depend on the codes there and later."""
-        return self.from_embedded(self.embed(codes), labels)
+        return self.from_embedded(self.embed(codes), labels, context)
 
     def embed(self, codes: Int[Array, "*shape"]) -> Float[Array, "*shape c"]:
         """The vectors that stand for codes."""
         return self.embedding(codes)
 
     def from_embedded(
-        self, embedded: Float[Array, "batch height width c"], labels: Int[Array, " batch"] | None = None
+        self,
+        embedded: Float[Array, "batch height width c"],
+        labels: Int[Array, " batch"] | None = None,
+        context: Float[Array, "batch height width f"] | None = None,
     ) -> Float[Array, "batch height width code"]:
         """The logits at all positions from embedded codes."""
         v, h = before(embedded, axis=1), before(embedded, axis=2)
         for layer in self.layers:
             rows = neighbours(v, 1, self.reach)
-            v, to_row = layer.vertical(v, neighbours(rows, 2, self.reach, self.reach), labels)
+            v, to_row = layer.vertical(v, neighbours(rows, 2, self.reach, self.reach), labels, context)
             h = layer.horizontal(h, neighbours(h, 2, self.reach), to_row)
         return self._head(h)
 
@@ -100,13 +114,14 @@ class GatedPixelCNN(nn.Module):
         windows: list[Float[Array, "batch width w*c"]],
         above: Float[Array, "batch width c"],
         labels: Int[Array, " batch"] | None = None,
+        context: Float[Array, "batch width f"] | None = None,
     ) -> tuple[list[Float[Array, "batch width w*c"]], list[Float[Array, "batch width 2*c"]]]:
         """The vertical stack of one row, given the row `above` it: (windows, what each layer of the horizontal stack adds)."""
         v, to_rows = above, []
         windows = list(windows)
         for i, layer in enumerate(self.layers):
             windows[i] = push(windows[i], v)
-            v, to_row = layer.vertical(v, neighbours(windows[i], 1, self.reach, self.reach), labels)
+            v, to_row = layer.vertical(v, neighbours(windows[i], 1, self.reach, self.reach), labels, context)
             to_rows.append(to_row)
         return windows, to_rows
 
@@ -159,6 +174,7 @@ def sample(
     grid: tuple[int, int],
     labels: Int[Array, " batch"] | None = None,
     temperature: float = 1.0,
+    context: Float[Array, "batch height width f"] | None = None,
 ) -> Int[Array, "batch height width"]:
     """One grid of codes per key, drawn code by code from softmax(logits / temperature). Computes every feature once."""
     (height, width), n = grid, len(keys)
@@ -174,9 +190,9 @@ def sample(
         codes = draw(keys, row * width + index, logits, temperature)
         return (windows, apply(codes, method="embed")), codes
 
-    def next_row(carry, row):
-        windows, above = carry
-        windows, to_rows = apply(windows, above, labels, method="next_row")
+    def next_row(carry, xs):
+        (windows, above), (row, context) = carry, xs
+        windows, to_rows = apply(windows, above, labels, context, method="next_row")
         columns = jnp.arange(width), [to_row.swapaxes(0, 1) for to_row in to_rows]
         nothing = [empty((net.reach + 1) * net.channels)] * net.num_layers, empty(net.channels)
         _, codes = jax.lax.scan(partial(position, row), nothing, columns)
@@ -184,26 +200,9 @@ def sample(
         return (windows, apply(codes, method="embed")), codes
 
     nothing = [empty(width, (net.reach + 1) * net.channels)] * net.num_layers, empty(width, net.channels)
-    _, codes = jax.lax.scan(next_row, nothing, jnp.arange(height))
+    by_row = None if context is None else context.swapaxes(0, 1)
+    _, codes = jax.lax.scan(next_row, nothing, (jnp.arange(height), by_row))
     return codes.swapaxes(0, 1)
-
-
-def sample_naive(
-    net: GatedPixelCNN,
-    params: PyTree,
-    keys: Key,
-    grid: tuple[int, int],
-    labels: Int[Array, " batch"] | None = None,
-    temperature: float = 1.0,
-) -> Int[Array, "batch height width"]:
-    """What `sample` draws, by one pass over the whole grid for every code: the definition that it is tested against."""
-    height, width = grid
-
-    def position(i, codes):
-        logits = net.apply({"params": params}, codes, labels)[:, i // width, i % width]
-        return codes.at[:, i // width, i % width].set(draw(keys, i, logits, temperature))
-
-    return jax.lax.fori_loop(0, height * width, position, jnp.zeros((len(keys), height, width), jnp.int32))
 
 
 def draw(

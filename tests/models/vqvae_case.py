@@ -19,8 +19,7 @@ SMALL = {
     "channels": 8,
     "halvings": 1,
     "num_blocks": 1,
-    "prior_channels": 8,
-    "prior_layers": 1,
+    "prior": {"name": "pixelcnn", "channels": 8, "num_layers": 1},
 }
 make = partial(vqvae.make, SHAPE, **SMALL)
 ENCODER, DECODER = vqvae.Encoder(DIM, 8, 1, 1), vqvae.Decoder(1, 8, 1, 1)

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from gm_jax.nets.pixelcnn import GatedPixelCNN, before, draw, neighbours, push, sample, sample_naive
+from gm_jax.nets.pixelcnn import GatedPixelCNN, before, draw, neighbours, push, sample
 
 HEIGHT, WIDTH, CODES = 4, 5, 7
 GRID = (HEIGHT, WIDTH)
@@ -65,20 +65,6 @@ def test_windows():
     for i in range(4):
         window = pushed(window, x[:, i])
         np.testing.assert_array_equal(window, around[:, i, :3])
-
-
-@pytest.mark.parametrize("num_layers, reach, num_classes, temperature", [(3, 1, None, 1.0), (2, 2, 4, 0.7)])
-def test_the_cached_sampler_draws_the_samples_of_the_naive_one(num_layers, reach, num_classes, temperature):
-    net, params, _ = network(num_layers, reach, num_classes)
-    keys = jax.random.split(jax.random.key(3), 16)
-    labels = None if num_classes is None else jnp.arange(16) % num_classes
-    cached, naive = (
-        jax.jit(partial(sampler, net, grid=GRID, temperature=temperature))(params, keys, labels=labels)
-        for sampler in (sample, sample_naive)
-    )
-    np.testing.assert_array_equal(cached, naive)
-    assert cached.shape == (16, *GRID) and len(np.unique(cached)) == CODES
-    assert len(np.unique(cached.reshape(16, -1), axis=0)) == 16  # every key its own
 
 
 def test_a_sample_depends_on_its_own_key_alone():
