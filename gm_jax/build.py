@@ -12,7 +12,7 @@ from gm_jax.core import Model
 from gm_jax.data import sources
 from gm_jax.defaults import FIELDS, plain
 from gm_jax.errors import InputError, choose
-from gm_jax.nets import autoencoders, autoregressive, backbones, players
+from gm_jax.nets import autoencoders, autoregressive, backbones, couplings, players
 from gm_jax.settings import CONTEXT, REQUIRED, Field, convert, describe, fields_of, section_of, unknown
 
 MODELS = {
@@ -22,11 +22,14 @@ MODELS = {
     "edm": "gm_jax.models.edm",
     "flow_matching": "gm_jax.models.flow_matching",
     "gan": "gm_jax.models.gan",
+    "glow": "gm_jax.models.glow",
     "guided": "gm_jax.models.guided",
+    "maf": "gm_jax.models.maf",
     "mmd_vae": "gm_jax.models.mmd_vae",
     "ncsn": "gm_jax.models.ncsn",
     "pixelcnn": "gm_jax.models.pixelcnn",
     "r3gan": "gm_jax.models.r3gan",
+    "realnvp": "gm_jax.models.realnvp",
     "reflow": "gm_jax.models.reflow",
     "score_sde": "gm_jax.models.score_sde",
     "stylegan2": "gm_jax.models.stylegan2",
@@ -118,6 +121,7 @@ SECTIONS = {
     "autoencoder": autoencoders.find,
     "players": players.find,
     "pixel_network": autoregressive.find,
+    "coupling_network": couplings.find,
 }
 
 
