@@ -12,7 +12,7 @@ from gm_jax.core import Model
 from gm_jax.data import sources
 from gm_jax.defaults import FIELDS, plain
 from gm_jax.errors import InputError, choose
-from gm_jax.nets import autoencoders, autoregressive, backbones, code_priors, players
+from gm_jax.nets import autoencoders, autoregressive, backbones, code_priors, couplings, players
 from gm_jax.settings import CONTEXT, REQUIRED, Field, convert, describe, fields_of, section_of, unknown
 
 MODELS = {
@@ -23,12 +23,15 @@ MODELS = {
     "expost": "gm_jax.models.expost",
     "flow_matching": "gm_jax.models.flow_matching",
     "gan": "gm_jax.models.gan",
+    "glow": "gm_jax.models.glow",
     "guided": "gm_jax.models.guided",
+    "maf": "gm_jax.models.maf",
     "mmd_vae": "gm_jax.models.mmd_vae",
     "ncsn": "gm_jax.models.ncsn",
     "pixelcnn": "gm_jax.models.pixelcnn",
     "r3gan": "gm_jax.models.r3gan",
     "rae": "gm_jax.models.rae",
+    "realnvp": "gm_jax.models.realnvp",
     "reflow": "gm_jax.models.reflow",
     "score_sde": "gm_jax.models.score_sde",
     "stylegan2": "gm_jax.models.stylegan2",
@@ -122,6 +125,7 @@ SECTIONS = {
     "players": players.find,
     "pixel_network": autoregressive.find,
     "code_prior": code_priors.find,
+    "coupling_network": couplings.find,
 }
 
 

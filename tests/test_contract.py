@@ -30,7 +30,8 @@ CONDITIONAL = [f"{name} of labels" for name in MODELS if "class_conditional" in 
 CASES = [*MODELS, *CONDITIONAL]
 NO_SAMPLES = ["classifier", "rae"]  # and says so
 ADVERSARIAL = ["gan", "gan of labels", "r3gan", "r3gan of labels", "stylegan2", "stylegan2 of labels"]
-NO_TRAJECTORY = [*ADVERSARIAL, "expost", "mmd_vae", "vae", "vae of labels", "vdvae", "vqvae", "vqvae of labels"]
+FLOWS = [name for name in CASES if name.split(" of ")[0] in ("glow", "maf", "realnvp")]
+NO_TRAJECTORY = [*ADVERSARIAL, *FLOWS, "expost", "mmd_vae", "vae", "vae of labels", "vdvae", "vqvae", "vqvae of labels"]
 NO_POSTERIOR = ["vdvae"]  # none that is known before the latents are drawn
 LATENTS = ADVERSARIAL  # drawn, since nothing encodes images
 NO_LATENT = COMPLETING = ["pixelcnn", "pixelcnn of labels"]
@@ -80,6 +81,7 @@ TAKEN = {
     "flow_matching": STRAIGHT,
     "flow_matching of labels": [*STRAIGHT, *GUIDED],
     **{name: [{}, {"truncation": 0.7}] for name in ADVERSARIAL},
+    **{name: [{}, {"temperature": 0.5}] for name in FLOWS},
     "mmd_vae": [{}],
     "reflow": STRAIGHT,
     "ncsn": [*DENOISING, LANGEVIN],
@@ -306,7 +308,7 @@ def test_a_latent_that_is_drawn_can_be_decoded_and_what_lies_between_two_is_one(
         assert x.shape == (N, *SHAPE) and (len(a.shape) == 3) == latent.layers
 
 
-@pytest.mark.parametrize("name", [name for name in SAMPLING if name not in [*TRAJECTORIES, *LATENTS]])
+@pytest.mark.parametrize("name", [name for name in SAMPLING if name not in [*TRAJECTORIES, *LATENTS, *FLOWS]])
 def test_what_is_decoded_is_an_image_and_a_posterior_is_what_encode_draws_from(name):
     model, variables, _ = case(name)
     labels = None if model.num_classes is None else LABELS
@@ -326,6 +328,15 @@ def test_latents_of_noise_are_shaped_as_the_images_that_they_stand_for(name):
     labels = None if model.num_classes is None else LABELS
     z = jax.eval_shape(model.encode, variables, KEYS, X, labels)
     assert z.shape == X.shape == jax.eval_shape(model.decode, variables, KEYS, z, labels).shape
+
+
+@pytest.mark.parametrize("name", FLOWS)
+def test_the_latent_of_a_flow_has_the_numbers_of_an_image_and_gives_it_back(name):
+    model, variables, _ = case(name)
+    labels = None if model.num_classes is None else jnp.asarray(LABELS)
+    z, x = quick_jit(lambda x: (z := model.encode(variables, KEYS, x, labels), model.decode(variables, KEYS, z, labels)))(X)
+    assert z.shape == (N, 64) and model.posterior is None
+    np.testing.assert_allclose(x, X, atol=1e-3)
 
 
 @pytest.mark.parametrize("name", COMPLETING)
