@@ -72,11 +72,10 @@ class Objective(NamedTuple):
 
 
 class DiagonalGaussian(NamedTuple):
-    """A posterior q(z|x) = N(mean, diag(exp(logvar))). A model adds what it costs, its KL to the prior, in nats."""
+    """A posterior q(z|x) = N(mean, diag(exp(logvar)))."""
 
     mean: Float[Array, "batch latent"]
     logvar: Float[Array, "batch latent"]
-    kl: Float[Array, "batch latent"] | None = None
 
 
 class Codes(NamedTuple):
@@ -163,6 +162,7 @@ class Model(NamedTuple):
     encode: Callable[..., Array] | None = None  # (variables, keys, x, labels=None) -> latent
     decode: Callable[..., Images] | None = None  # (variables, keys, z, labels=None) -> x
     posterior: Callable[..., DiagonalGaussian | Codes] | None = None  # (variables, x, labels=None)
+    prior_kl: Callable[[DiagonalGaussian], Array] | None = None  # KL(q || p(z)), nats, [batch, latent]; None: p(z) = N(0, I)
     complete: Callable[..., Images] | None = None  # (variables, keys, x, known, labels=None) -> x
     num_classes: int | None = None
     likelihoods: tuple[Likelihood, ...] = ()

@@ -201,7 +201,14 @@ def iwae(log_weights: Float[Array, "k batch"]) -> Float[Array, " batch"]:
 
 
 def log_weight(
-    net: Pair, prior: Prior, observation: Observation, variables: Variables, keys: Key, data, labels, q: DiagonalGaussian
+    net: Pair,
+    prior: Prior,
+    observation: Observation,
+    variables: Variables,
+    keys: Key,
+    data: Array,
+    labels: Labels | None,
+    q: DiagonalGaussian,
 ) -> tuple[Float[Array, " batch"], Float[Array, " batch"]]:
     """(log p(x|z), log p(z) - log q(z|x)) for one z ~ q(z|x) a key; their sum is the log of an importance weight."""
     z = reparameterize(keys, q.mean, q.logvar)
@@ -282,7 +289,7 @@ def latent_model(
     """
 
     mean = observation.mean if observation else lambda answer: answer
-    prior = prior or standard_prior(latent_dim)
+    given_prior, prior = prior, prior or standard_prior(latent_dim)
 
     def known(labels: Labels | None) -> Labels | None:
         check_labels(labels, num_classes)
@@ -291,14 +298,12 @@ def latent_model(
         return labels
 
     def model_posterior(variables: Variables, x, labels=None) -> DiagonalGaussian:
-        q = posterior(variables.params, x, known(labels))
-        return q._replace(kl=prior.kl(q.mean, q.logvar))
+        return posterior(variables.params, x, known(labels))
 
     def model_encode(variables: Variables, keys: Key, x, labels=None):
         if posterior is None:
             return net.encode(variables.params, x, known(labels))
-        q = model_posterior(variables, x, labels)
-        return reparameterize(keys, q.mean, q.logvar)
+        return reparameterize(keys, *model_posterior(variables, x, labels))
 
     def model_decode(variables: Variables, keys: Key, z, labels=None):
         del keys  # the mean is decoded, nothing is drawn
@@ -320,6 +325,7 @@ def latent_model(
         encode=model_encode,
         decode=model_decode,
         posterior=None if posterior is None else model_posterior,
+        prior_kl=(lambda q: given_prior.kl(*q)) if posterior and given_prior else None,
         num_classes=num_classes,
         likelihoods=likelihoods,
     )

@@ -61,16 +61,17 @@ def _posterior(context: Context, x: ByteImages, labels: np.ndarray | None) -> Di
 
 def _gaussian(context: Context, x: ByteImages, posterior: DiagonalGaussian) -> dict[str, Any]:
     progress = context.stage(f"mutual information of {len(x)} images and their latents")
-    mean, logvar, kl = posterior
-    information = measures.index_code_information(mean, logvar, _rows(x), context.seed, progress)
-    minibatch = measures.minibatch_information(mean, logvar, seed=context.seed)
-    rate = mean_and_stderr(np.sum(measures.kl_to_prior(mean, logvar) if kl is None else kl, axis=1, dtype=np.float64))
+    information = measures.index_code_information(*posterior, _rows(x), context.seed, progress)
+    minibatch = measures.minibatch_information(*posterior, seed=context.seed)
+    of_prior = context.model.prior_kl
+    kl = measures.kl_to_prior(*posterior) if of_prior is None else np.asarray(of_prior(posterior), np.float64)
+    rate = mean_and_stderr(kl.sum(1))
     return {
         "mutual_information": information._asdict() | INDEX_CODE | {"rows": _rows(x)},
         "mutual_information_minibatch": _minibatch(minibatch, x),
         "rate": rate | {"unit": "nats"},
         "marginal_kl": _marginal_kl(rate["value"], information, information.stderr, x),
-        "active_units": {"value": measures.active_units(mean), "of": mean.shape[1]},
+        "active_units": {"value": measures.active_units(posterior.mean), "of": posterior.mean.shape[1]},
     }
 
 

@@ -9,7 +9,7 @@ Stage one trains the autoencoder; stage two leaves it as it is and learns, by ma
   p(z) = sum_k w_k N(z; m_k, C_k),       full covariances, z ~ q(z|x), or z = encoder(x) of a deterministic one.
 
 The authors fit the mixture by EM to all latents at once; here by gradient, batch by batch, like everything else, on latents
-that are whitened by their own mean and covariance, taken over all that stage two has seen.
+that are standardized by their own mean and variance, taken over all that stage two has seen.
 """
 
 from typing import Any
@@ -29,7 +29,7 @@ from gm_jax.images import to_float
 from gm_jax.settings import Count, Section, checked
 from gm_jax.variational import standard_normal
 
-JITTER = 1e-6  # added to the variances of a dimension before they are inverted, relative to their mean
+MIN_VARIANCE = 1e-8  # of a latent: one that says nothing is always the same
 
 
 # --- a mixture of Gaussians ---------------------------------------------------------------------------------------------------
@@ -67,18 +67,18 @@ def draw_mixture(mixture: PyTree, keys: Key) -> Float[Array, "batch dim"]:
     return mixture["means"][chosen] + jnp.einsum("bij,bj->bi", cholesky_factors(mixture["scales"])[chosen], e)
 
 
-# --- whitening ----------------------------------------------------------------------------------------------------------------
+# --- standardized latents -----------------------------------------------------------------------------------------------------
 
 
 def no_moments(dim: int) -> PyTree:
-    """Of nothing seen yet: the sums of 1, z and z z^T in `total`, and those of this update's microbatches in `seen`."""
-    sums = {"count": jnp.zeros(()), "z": jnp.zeros(dim), "zz": jnp.zeros((dim, dim))}
+    """Of nothing seen yet: the sums of 1, z and z^2 in `total`, and those of this update's microbatches in `seen`."""
+    sums = {"count": jnp.zeros(()), "z": jnp.zeros(dim), "squares": jnp.zeros(dim)}
     return {"total": sums, "seen": sums}
 
 
 def see(moments: PyTree, z: Float[Array, "n dim"]) -> PyTree:
     """The sums after one more microbatch."""
-    more = {"count": jnp.float32(1), "z": z.mean(0), "zz": z.T @ z / len(z)}
+    more = {"count": jnp.float32(1), "z": z.mean(0), "squares": (z**2).mean(0)}
     return {**moments, "seen": jax.tree.map(jnp.add, moments["seen"], more)}
 
 
@@ -88,21 +88,19 @@ def settle(moments: PyTree) -> PyTree:
     return {"total": jax.tree.map(jnp.add, total, seen), "seen": jax.tree.map(jnp.zeros_like, seen)}
 
 
-def whitening(moments: PyTree) -> tuple[Float[Array, " dim"], Float[Array, "dim dim"]]:
-    """(mean, Cholesky factor of the covariance) of all z seen so far; of none: those of N(0, I)."""
+def mean_and_std(moments: PyTree) -> tuple[Float[Array, " dim"], Float[Array, " dim"]]:
+    """Of all z seen so far; of none: 0 and 1."""
     total = moments["total"]
-    count, dim = jnp.maximum(total["count"], 1), len(total["z"])
+    count = jnp.maximum(total["count"], 1)
     mean = total["z"] / count
-    covariance = total["zz"] / count - jnp.outer(mean, mean)
-    covariance = jnp.where(total["count"] > 0, covariance, jnp.eye(dim))
-    return mean, jnp.linalg.cholesky(covariance + JITTER * jnp.trace(covariance) / dim * jnp.eye(dim))
+    std = jnp.sqrt(jnp.maximum(total["squares"] / count - mean**2, MIN_VARIANCE))
+    return mean, jnp.where(total["count"] > 0, std, 1.0)
 
 
 def density_log_prob(mixture: PyTree, moments: PyTree, z: Float[Array, "batch dim"]) -> Float[Array, " batch"]:
-    """log p(z) in nats, of a mixture of whitened latents."""
-    mean, factor = whitening(moments)
-    white = solve_triangular(factor, (z - mean).T, lower=True).T
-    return mixture_log_prob(mixture, white) - jnp.log(jnp.diagonal(factor)).sum()
+    """log p(z) in nats, of a mixture of standardized latents."""
+    mean, std = mean_and_std(moments)
+    return mixture_log_prob(mixture, (z - mean) / std) - jnp.log(std).sum()
 
 
 # --- the model ----------------------------------------------------------------------------------------------------------------
@@ -160,8 +158,8 @@ def make(
         if prior:
             return first.sample(of(variables), keys)
         latent_keys, decode_keys = streams(keys, "latent", "decode")
-        mean, factor = whitening(variables.state["moments"])
-        z = mean + draw_mixture(variables.params["density"], latent_keys) @ factor.T
+        mean, std = mean_and_std(variables.state["moments"])
+        z = mean + std * draw_mixture(variables.params["density"], latent_keys)
         return first.decode(of(variables), decode_keys, z)
 
     def latent_nats(variables: Variables, keys: Key, data, labels=None):

@@ -10,6 +10,7 @@ where the penalty keeps the decoder smooth, as the noise of a VAE does: "l2", 1/
 It has no distribution of z and so no samples: `expost` fits one (section 4) to the latents of this model or any other.
 """
 
+from collections.abc import Callable
 from typing import Any, Literal
 
 import jax
@@ -28,7 +29,7 @@ def squared_norm(weights: PyTree) -> Float[Array, ""]:
     return 0.5 * sum((leaf**2).sum() for leaf in jax.tree.leaves(weights) if leaf.ndim > 1)
 
 
-def jacobian_norm(keys: Key, decode, z: Float[Array, "batch latent"]) -> Float[Array, " batch"]:
+def jacobian_norm(keys: Key, decode: Callable[[Array], Array], z: Float[Array, "batch latent"]) -> Float[Array, " batch"]:
     """|d decode(z) / dz|^2, the sum of the squares of its entries: an unbiased estimate, by a random sign for each pixel."""
     x, vjp = jax.vjp(decode, z)
     signs = jax.vmap(lambda key: jax.random.rademacher(key, x.shape[1:], x.dtype))(keys)
@@ -72,8 +73,8 @@ def make(
             metrics["penalty"] = jacobian_norm(signs, lambda z: net.decode(params, z), z).mean()
         return value + weight * metrics.get("penalty", 0.0), (state, metrics)
 
-    def sample(variables, keys, labels=None):
-        raise InputError("an RAE has no distribution of z to sample from; train one on it: configs/expost.py:digits_rae")
+    def sample(variables, keys, labels=None, **options):
+        raise InputError("an RAE does not sample, as z has no distribution; train one on it: configs/expost.py:digits_rae")
 
     model = latent_model(net, Objective("rae", loss), image_shape, latent_dim)
     return model._replace(sample=sample, nfe=None)

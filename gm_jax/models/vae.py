@@ -97,8 +97,8 @@ def make(
     net = with_labels(autoencoder(network, image_shape, latent_dim, 2 * latent_dim, dtype), classes)
     posterior, variance = gaussian_posterior(net.encode), variance_of(likelihood_variance)
     observation = bernoulli_observation() if decoder == "bernoulli" else gaussian_observation(variance)
-    correlation = correlation_for(latent_dim, committed_rate) if committed_rate else 0.0
-    prior = sequence_prior(latent_dim, correlation) if correlation else standard_prior(latent_dim)
+    committed = sequence_prior(latent_dim, correlation_for(latent_dim, committed_rate)) if committed_rate else None
+    prior = committed or standard_prior(latent_dim)
     optimal = likelihood_variance == OPTIMAL
 
     def init(key: Key, batch: Batch) -> Variables:
@@ -152,7 +152,7 @@ def make(
         Objective("vae", loss if importance_samples == 1 else iwae_loss, after=update_variance if optimal else None),
         image_shape,
         latent_dim,
-        prior=prior,
+        prior=committed,
         observation=observation,
         init=init,
         posterior=posterior,

@@ -16,7 +16,7 @@ def test_unknown_names_and_misplaced_options():
     assert "folder:/path" in error_line("nothing_like_it")
     assert "lacks a path" in error_line("folder:")
     assert "only folder does" in error_line("digits", resize=16)
-    assert "only cifar10 or mnist or stacked_mnist does" in error_line("folder:/somewhere", dir="/elsewhere")
+    assert "only cifar10 or mnist or binary_mnist or stacked_mnist does" in error_line("folder:/somewhere", dir="/elsewhere")
     assert "takes no path" in error_line("digits:/somewhere")
     assert "data.resize is -1" in error_line("folder:/somewhere", resize=-1)
 

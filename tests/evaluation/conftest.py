@@ -23,6 +23,7 @@ class ToyData(NamedTuple):
     y_test: np.ndarray | None = None
     image_shape: tuple = SHAPE
     num_classes: int | None = None
+    binarize: bool = False
 
 
 def toy_model() -> Model:
