@@ -11,8 +11,8 @@ theirs was set from ours of the same place.
 
 All numbers differed from ours by at most 1.9e-07 (answer), 1.8e-07 (loss, distortion, rate) and 1.4e-06 (gradients) of the
 largest, and what the latents decode to by 1.8e-07. Where a level has a probability below 1e-5, their mixture takes the
-density in the middle of its bin; ours is exact. With the last layer's kernel as drawn, that is with narrow logistics, such levels alter
-the loss by 7.3e-06, and the gradients by up to 2.2e-03 of the largest.
+density in the middle of its bin; ours is exact. With the last layer's kernel as drawn, that is with narrow logistics, such
+levels alter the loss by 7.3e-06, and the gradients by up to 2.2e-03 of the largest.
 """
 
 import jax
