@@ -33,6 +33,7 @@ MODELS = {
     "vae": "gm_jax.models.vae",
     "vdm": "gm_jax.models.vdm",
     "vqvae": "gm_jax.models.vqvae",
+    "vqvae2": "gm_jax.models.vqvae2",
 }
 
 

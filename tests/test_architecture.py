@@ -26,7 +26,7 @@ FLOORS = [
     {"adversarial", "augment", "conditioning", "densities"},
     {"critic_augment"},
     {"diffusion", "nets"},
-    {"compose", "sampling", "variational"},
+    {"compose", "quantized", "sampling", "variational"},
     {"denoising", "game"},
     {"models"},
     {"data", "metrics"},
