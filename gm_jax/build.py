@@ -39,6 +39,7 @@ MODELS = {
     "vdm": "gm_jax.models.vdm",
     "vdvae": "gm_jax.models.vdvae",
     "vqvae": "gm_jax.models.vqvae",
+    "vqvae2": "gm_jax.models.vqvae2",
 }
 
 

@@ -26,7 +26,7 @@ FLOORS = [
     {"adversarial", "augment", "bijectors", "conditioning", "densities"},
     {"critic_augment"},
     {"diffusion", "nets"},
-    {"compose", "flows", "sampling", "variational"},
+    {"compose", "flows", "quantized", "sampling", "variational"},
     {"denoising", "game"},
     {"models"},
     {"data", "metrics"},

@@ -120,7 +120,7 @@ def code_prior(
 
 
 class CoarseCodes(nn.Module):
-    """What a grid of codes tells the grid of twice its height and width: a 2x2 patch each, after residual blocks."""
+    """What a grid of codes tells the grid of twice its height and width: a 2x2 patch for each code, after residual blocks."""
 
     num_codes: int
     channels: int

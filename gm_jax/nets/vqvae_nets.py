@@ -37,9 +37,12 @@ class ResidualStack(nn.Module):
 
 
 class Encoder(nn.Module):
-    """Image in [-1, 1] to a grid of `features` numbers, float32. `channels` at the lowest grid, half as many one above it."""
+    """Image in [-1, 1] to a grid of `features` numbers, float32. `channels` at the lowest grid, half as many one above it.
 
-    features: int
+    Without `features`: to the `channels` at the lowest grid.
+    """
+
+    features: int | None
     channels: int
     halvings: int
     num_blocks: int = 2
@@ -51,7 +54,9 @@ class Encoder(nn.Module):
             x = nn.relu(nn.Conv(self.channels >> i, (4, 4), strides=2, dtype=self.dtype)(x))
         x = nn.Conv(self.channels, (3, 3), dtype=self.dtype)(x)
         x = ResidualStack(self.num_blocks, self.dtype)(x)
-        return nn.Conv(self.features, (1, 1), dtype=self.dtype)(x).astype(jnp.float32)
+        if self.features is not None:
+            x = nn.Conv(self.features, (1, 1), dtype=self.dtype)(x)
+        return x.astype(jnp.float32)
 
 
 class Decoder(nn.Module):

@@ -48,7 +48,7 @@ def stepped(request, batch):
 @pytest.mark.parametrize("codebook", CODEBOOKS)
 def test_the_codebook_begins_at_encoder_outputs(codebook, batch):
     params, state = jax.jit(make(codebook=codebook).init)(jax.random.key(2), batch)
-    z = jax.jit(ENCODER.apply)({"params": params["autoencoder"]["encoder"]}, batch.x).reshape(-1, DIM)
+    z = jax.jit(ENCODER.apply)({"params": params["autoencoder"]["networks"]["encoder"]}, batch.x).reshape(-1, DIM)
     vectors = codebook_of(Variables(params, state))
     distances = np.linalg.norm(np.asarray(vectors)[:, None] - np.asarray(z), axis=-1)
     assert distances.min(1).max() < 1e-5
@@ -61,11 +61,11 @@ def test_dead_codes_are_revived_by_encoder_outputs(codebook, batch):
     model = make(codebook=codebook, codebook_decay=0.5, restart_below=0.2)
     params, state = random_variables(model, batch)
     far = jnp.full((CODES, DIM), 50.0).at[0].set(0)  # all vectors are nearest to code 0
-    usage = state["codebook"]["usage"]
+    usage = state["codebooks"]["codes"]["usage"]
     if codebook == "ema":
-        state = {**state, "codebook": {"usage": usage, "sums": usage[:, None] * far}}
+        state = {**state, "codebooks": {"codes": {"usage": usage, "sums": usage[:, None] * far}}}
     else:
-        params = {**params, "autoencoder": {**params["autoencoder"], "codebook": far}}
+        params = {**params, "autoencoder": {**params["autoencoder"], "codebooks": {"codes": {"codebook": far}}}}
 
     @jax.jit
     def update(state):
@@ -75,7 +75,7 @@ def test_dead_codes_are_revived_by_encoder_outputs(codebook, batch):
     restarted, perplexities = [], []
     for _ in range(4):
         state, perplexity = update(state)
-        restarted.append(int(state["restarted"]))
+        restarted.append(int(state["restarted"]["codes"]))
         perplexities.append(float(perplexity))
     # usage starts at the mean u and halves at each step: u/2, u/4, then u/8 < u/5
     assert restarted[:3] == [0, 0, CODES - 1]
@@ -88,9 +88,9 @@ def test_dead_codes_are_revived_by_encoder_outputs(codebook, batch):
 def test_terms_of_the_loss(stepped, batch):
     settings, variables, (value, metrics, _, grads) = stepped
     autoencoder, vectors = variables.params["autoencoder"], codebook_of(variables)
-    z = jax.jit(ENCODER.apply)({"params": autoencoder["encoder"]}, batch.x)
+    z = jax.jit(ENCODER.apply)({"params": autoencoder["networks"]["encoder"]}, batch.x)
     quantized, indices = jax.jit(vector_quantize)(z, vectors)
-    x_mean = jax.jit(DECODER.apply)({"params": autoencoder["decoder"]}, quantized)
+    x_mean = jax.jit(DECODER.apply)({"params": autoencoder["networks"]["decoder"]}, quantized)
     mse, distance = np.mean((batch.x - x_mean) ** 2), np.mean((z - quantized) ** 2)
     np.testing.assert_allclose(metrics["mse"], mse, rtol=1e-4)
     np.testing.assert_allclose(metrics["reconstruction"], mse / 0.1, rtol=1e-4)
@@ -101,7 +101,7 @@ def test_terms_of_the_loss(stepped, batch):
         expected += distance
         moved = np.zeros(vectors.shape)  # the gradient of the mean of (z - e)^2: nothing else moves the codebook
         np.add.at(moved, np.asarray(indices), 2 * np.asarray(quantized - z) / z.size)
-        np.testing.assert_allclose(grads["autoencoder"]["codebook"], moved, rtol=1e-3, atol=1e-6)
+        np.testing.assert_allclose(grads["autoencoder"]["codebooks"]["codes"]["codebook"], moved, rtol=1e-3, atol=1e-6)
     np.testing.assert_allclose(value, expected, rtol=1e-4)
 
 
@@ -112,9 +112,9 @@ def test_an_update_moves_the_means_once_and_microbatches_add_up(stepped, batch):
     params, state = variables
     for part in (slice(0, 3), slice(3, 6)):
         _, (state, _) = loss(params, state, None, jax.tree.map(lambda a, part=part: a[part], batch))
-        jax.tree.map(np.testing.assert_array_equal, state["codebook"], variables.state["codebook"])
+        jax.tree.map(np.testing.assert_array_equal, state["codebooks"], variables.state["codebooks"])
     one, two = after(params, whole), after(params, state)
-    assert one["restarted"] > 0
+    assert one["restarted"]["codes"] > 0
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5), two, one)
     np.testing.assert_allclose(one["likelihood_variance"], 0.99 * 0.1 + 0.01 * metrics["mse"], rtol=1e-5)
     nothing = variables.state["seen"]
@@ -158,8 +158,8 @@ def test_encode_and_decode(variables, batch):
     posterior = jax.jit(lambda *args: model.posterior(*args).indices)(variables, batch.x)
     np.testing.assert_array_equal(posterior, codes)
     assert jax.eval_shape(model.posterior, variables, batch.x)[0].shape == codes.shape
-    decoder = jax.tree.map(lambda w: 2 * w, variables.params["autoencoder"]["decoder"])
-    loud = variables._replace(params={"autoencoder": {"decoder": decoder}})
+    decoder = jax.tree.map(lambda w: 2 * w, variables.params["autoencoder"]["networks"]["decoder"])
+    loud = variables._replace(params={"autoencoder": {**variables.params["autoencoder"], "networks": {"decoder": decoder}}})
     x = jax.jit(model.decode)(loud, batch.keys, codes)
     decoded = jax.jit(DECODER.apply)({"params": decoder}, codebook_of(variables)[codes])
     assert x.shape == batch.x.shape and np.abs(decoded).max() > 1

@@ -106,7 +106,7 @@ def test_likelihoods_add_up(variables, batch):
     assert [(term.name, term.kind) for term in model.likelihoods] == [("elbo", "bound"), ("codes", "code")]
     autoencoder = variables.params["autoencoder"]
     indices = jax.jit(model.encode)(variables, batch.keys, to_float(images))
-    x_mean = jax.jit(DECODER.apply)({"params": autoencoder["decoder"]}, codebook_of(variables)[indices])
+    x_mean = jax.jit(DECODER.apply)({"params": autoencoder["networks"]["decoder"]}, codebook_of(variables)[indices])
     log_likelihood = jax.jit(discretized_gaussian_log_prob)(images, x_mean, 0.1).sum((1, 2, 3))
     code_nats = jax.jit(codes.fn)(variables, batch.keys, images)
     np.testing.assert_allclose(jax.jit(elbo.fn)(variables, batch.keys, images), code_nats - log_likelihood, rtol=1e-5)

@@ -9,7 +9,8 @@ import numpy as np
 
 from gm_jax.core import Batch, Variables
 from gm_jax.models import vqvae
-from gm_jax.nets.codebook import smoothed_codebook
+from gm_jax.nets.codebook import nothing_seen, smoothed_codebook
+from gm_jax.nets.vqvae_nets import Decoder, Encoder
 
 SHAPE, GRID, CODES, DIM = (8, 8, 1), (4, 4), 8, 3
 SMALL = {
@@ -22,7 +23,7 @@ SMALL = {
     "prior": {"name": "pixelcnn", "channels": 8, "num_layers": 1},
 }
 make = partial(vqvae.make, SHAPE, **SMALL)
-ENCODER, DECODER = vqvae.Encoder(DIM, 8, 1, 1), vqvae.Decoder(1, 8, 1, 1)
+ENCODER, DECODER = Encoder(DIM, 8, 1, 1), Decoder(1, 8, 1, 1)
 
 
 def batch_of_two_kinds() -> Batch:
@@ -44,17 +45,18 @@ def random_variables(model, batch):
         return jnp.float32(scale * normal(size=leaf.shape))
 
     params, state = jax.eval_shape(model.init, jax.random.key(0), batch)
-    seen, restarted = vqvae.codebooks.nothing_seen(CODES, DIM), jnp.zeros(())
-    kept = {"seen": {"codes": seen, "mse": jnp.zeros(()), "microbatches": jnp.zeros(())}, "restarted": restarted}
+    levels, zero = state["codebooks"], jnp.zeros(())
+    seen = {"codes": dict.fromkeys(levels, nothing_seen(CODES, DIM)), "mse": zero, "microbatches": zero}
+    kept = {"seen": seen, "restarted": dict.fromkeys(levels, zero)}
     params, state = jax.tree_util.tree_map_with_path(leaf, (params, {k: v for k, v in state.items() if k not in kept}))
     return Variables(params, {**state, **kept})
 
 
-def codebook_of(variables):
-    book = variables.state["codebook"]
+def codebook_of(variables, level="codes"):
+    book = variables.state["codebooks"][level]
     if "sums" in book:
         return smoothed_codebook(book["usage"], book["sums"])
-    return variables.params["autoencoder"]["codebook"] + book["offset"]
+    return variables.params["autoencoder"]["codebooks"][level]["codebook"] + book["offset"]
 
 
 def with_gradient(model, variables, batch, objective=0):
