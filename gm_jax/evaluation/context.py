@@ -54,7 +54,7 @@ class Context(NamedTuple):
             raise InputError(f"eval.reference={split!r} is no split; choose train or test")
         x, y = splits[split]
         rows = subset(len(x), len(x) if n is None else n)
-        x = binary.drawn(x[rows], stream=0) if data.binarize and split == "train" else x[rows]
+        x = binary.drawn(x[rows], stream=0) if getattr(data, "binarize", False) and split == "train" else x[rows]
         return x, None if y is None else y[rows]
 
     def drawn_labels(self, n: int) -> Int[np.ndarray, " n"] | None:
