@@ -31,6 +31,7 @@ CASES = [*MODELS, *CONDITIONAL]
 NO_SAMPLES = ["classifier"]  # and says so
 ADVERSARIAL = ["gan", "gan of labels", "r3gan", "r3gan of labels", "stylegan2", "stylegan2 of labels"]
 NO_TRAJECTORY = [*ADVERSARIAL, "mmd_vae", "vae", "vae of labels", "vqvae", "vqvae of labels"]
+NO_TRAJECTORY += ["vqvae2", "vqvae2 of labels"]
 LATENTS = ADVERSARIAL  # drawn, since nothing encodes images
 NO_LATENT = COMPLETING = ["pixelcnn", "pixelcnn of labels"]
 # a constant that is added to all scores alters a hinge loss by nothing where all of them are within their margins, and the last
@@ -91,6 +92,8 @@ TAKEN = {
     "vdm of labels": [*DENOISING, {"variance": "fixed_large"}, *GUIDED],
     "vqvae": [{}, {"temperature": 0.5}],
     "vqvae of labels": [{}, {"temperature": 0.5}],
+    "vqvae2": [{}, {"temperature": 0.5}],
+    "vqvae2 of labels": [{}, {"temperature": 0.5}],
 }
 STRANGE = LANGEVIN | {
     "nonsense": 1,
