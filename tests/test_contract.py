@@ -32,6 +32,7 @@ NO_SAMPLES = ["classifier", "rae"]  # and says so
 ADVERSARIAL = ["gan", "gan of labels", "r3gan", "r3gan of labels", "stylegan2", "stylegan2 of labels"]
 FLOWS = [name for name in CASES if name.split(" of ")[0] in ("glow", "maf", "realnvp")]
 NO_TRAJECTORY = [*ADVERSARIAL, *FLOWS, "expost", "mmd_vae", "vae", "vae of labels", "vdvae", "vqvae", "vqvae of labels"]
+NO_TRAJECTORY += ["vqvae2", "vqvae2 of labels"]
 NO_POSTERIOR = ["vdvae"]  # none that is known before the latents are drawn
 LATENTS = ADVERSARIAL  # drawn, since nothing encodes images
 NO_LATENT = COMPLETING = ["pixelcnn", "pixelcnn of labels"]
@@ -96,6 +97,8 @@ TAKEN = {
     "vdvae": [{}, {"temperature": 0.5}],
     "vqvae": [{}, {"temperature": 0.5}],
     "vqvae of labels": [{}, {"temperature": 0.5}],
+    "vqvae2": [{}, {"temperature": 0.5}],
+    "vqvae2 of labels": [{}, {"temperature": 0.5}],
 }
 STRANGE = LANGEVIN | {
     "nonsense": 1,

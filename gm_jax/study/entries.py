@@ -61,6 +61,8 @@ STUDIES: dict[str, tuple[Entry, ...]] = {
         *_sweep("digits_sweep", **{"model.likelihood_variance": 0.4}),
         Entry("mmd_vae", "mmd_vae:digits"),
         Entry("vqvae", "vqvae:digits", shares=HALF),
+        Entry("vqvae-transformer", "vqvae:digits_transformer", shares=HALF),
+        Entry("vqvae2", "vqvae2:digits", shares=HALF),
         Entry(
             "ncsn",
             "ncsn:digits",
@@ -93,6 +95,7 @@ STUDIES: dict[str, tuple[Entry, ...]] = {
         *_sweep("tiny", **{"model.likelihood_variance": 0.5}),
         Entry("mmd_vae", "mmd_vae:tiny"),
         Entry("vqvae", "vqvae:tiny", shares=HALF),
+        Entry("vqvae2", "vqvae2:tiny", shares=HALF),
         Entry("ncsn", "ncsn:tiny"),
         Entry("ddpm", "ddpm:tiny", samplings=_ddim(10)),
         Entry("edm", "edm:tiny"),
