@@ -49,7 +49,7 @@ def digits(config: ConfigDict) -> None:
     config.model.update(levels=2, steps=8)
     config.model.network.channels = 64
     config.optimizer.update(learning_rate=1e-3, warmup_steps=100, ema_decay=0.99, clip_norm=50.0)
-    config.train.update(steps=3000, batch_size=64, log_every=50, heldout_every=250, sample_every=500, checkpoint_every=500)
+    config.train.update(steps=2000, batch_size=64, log_every=50, heldout_every=250, sample_every=500, checkpoint_every=500)
 
 
 def digits_conditional(config: ConfigDict) -> None:

@@ -12,7 +12,7 @@ paper, Adam at 1e-4, batches of 100, alpha = 0.05 and 1e-6, mirror images of CIF
 not improve for 30 epochs, for which there is a number of steps here; its penalty of 1e-6 on the weights is left out.
 
 Expected:
-  cifar10: about 4.3 bits/dim (paper, table 2: 3049 nats of logit pixels); not run here yet.
+  cifar10: about 4.3 bits/dim in the paper; not run here yet.
 """
 
 from ml_collections import ConfigDict

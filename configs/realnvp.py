@@ -39,7 +39,7 @@ def digits(config: ConfigDict) -> None:
     config.data.name = "digits"
     config.model.network.update(channels=32, num_blocks=1)
     config.optimizer.update(learning_rate=1e-3, warmup_steps=100, ema_decay=0.99, clip_norm=100.0)
-    config.train.update(steps=3000, batch_size=64, log_every=50, heldout_every=250, sample_every=500, checkpoint_every=500)
+    config.train.update(steps=2000, batch_size=64, log_every=50, heldout_every=250, sample_every=500, checkpoint_every=500)
 
 
 def ring(config: ConfigDict) -> None:

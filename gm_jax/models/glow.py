@@ -13,12 +13,25 @@ What is left in the end has a mean and a standard deviation for each channel, le
 model, whose other parts are not told the label, as in the authors' code. Here z is in units of all these, so that z ~ N(0, I).
 """
 
+from collections.abc import Callable
 from typing import Any
 
+import flax.linen as nn
 import jax.numpy as jnp
 
-from gm_jax import bijectors
-from gm_jax.bijectors import Bijector, actnorm, chain, coupling, gaussian, invertible_1x1, multiscale, squeeze, unconditional
+from gm_jax.bijectors import (
+    Bijector,
+    Conditioner,
+    actnorm,
+    chain,
+    coupling,
+    gaussian,
+    invertible_1x1,
+    multiscale,
+    shifted,
+    squeeze,
+    unconditional,
+)
 from gm_jax.conditioning import classes_of
 from gm_jax.core import Model
 from gm_jax.errors import InputError
@@ -38,7 +51,7 @@ def make(
     steps: Count = 32,
     class_conditional: bool = False,
 ) -> Model:
-    """Glow of images of `image_shape`, or of points; that of CIFAR-10 by default, of 44,235,864 parameters.
+    """Glow of images of `image_shape`, or of points; that of CIFAR-10 by default, of 44,520,660 parameters.
 
     network: of the couplings, see `nets.couplings`. levels, steps: L and K of the paper; points have one level without
     squeezing. class_conditional: the prior of the last latents is that of the class.
@@ -47,31 +60,18 @@ def make(
     level, for labels unless class_conditional, and for class_conditional without labels in the data.
     """
     classes = classes_of(num_classes, class_conditional)
-    net = coupling_network(network, image_shape, dtype)
-
-    def steps_of(channels: int, first: int) -> dict[str, Bijector]:
-        found = {}
-        for i in range(steps):
-            changed = channels - channels // 2
-            parts = {
-                "actnorm": actnorm(),
-                "mix": invertible_1x1(channels, seed=first + i),
-                "coupling": coupling(conditioner(net(2 * changed), sigmoid_scale)),
-            }
-            found[f"step{i}"] = unconditional(chain(parts))
-        return found
-
-    def top(channels: int) -> dict[str, Bijector]:
-        return {"top": gaussian(conditioner(TopPrior(2 * channels), gaussian_scale))}
-
-    if len(image_shape) == 1:
-        flow = chain(steps_of(image_shape[0], 0) | top(image_shape[0]))
-    else:
-        flow = _of_images(image_shape, levels, steps_of, top)
+    flow = bijector(image_shape, coupling_network(network, image_shape, dtype), levels, steps)
     return flow_model("glow", flow, image_shape, classes)
 
 
-def _of_images(image_shape: tuple[int, ...], levels: int, steps_of: Any, top: Any) -> Bijector:
+def bijector(image_shape: tuple[int, ...], net: Callable[[int], nn.Module], levels: int, steps: int) -> Bijector:
+    """From images in [0, 1], or points, to z [batch, dim]. net: a network for a number of features (`coupling_network`).
+
+    A condition [batch, size], if it is initialised with one, is told to the last prior.
+    """
+    if len(image_shape) == 1:
+        [channels] = image_shape
+        return chain(_steps(net, channels, steps, seed=0) | _top(channels))
     height, width, channels = image_shape
     if height % 2**levels or width % 2**levels:
         raise InputError(f"images of {height}x{width} cannot be halved {levels} times; take fewer levels")
@@ -79,14 +79,30 @@ def _of_images(image_shape: tuple[int, ...], levels: int, steps_of: Any, top: An
     for i in range(levels):
         channels, last = channels * (2 if i else 4), i == levels - 1
         shapes.append((height >> (i + 1), width >> (i + 1), channels))
-        parts = {"squeeze": squeeze()} | steps_of(channels, 1000 * i) | (top(channels) if last else {})
-        found.append(chain(parts))
+        parts = {"squeeze": squeeze()} | _steps(net, channels, steps, seed=1000 * i)
+        found.append(chain(parts | (_top(channels) if last else {})))
         if not last:
             priors.append(gaussian(_given_the_rest(channels // 2)))
-    return chain({"centre": bijectors.shifted(-0.5), "levels": multiscale(found, shapes, priors)})
+    return chain({"centre": shifted(-0.5), "levels": multiscale(found, shapes, priors)})
 
 
-def _given_the_rest(channels: int) -> bijectors.Conditioner:
+def _steps(net: Callable[[int], nn.Module], channels: int, n: int, seed: int) -> dict[str, Bijector]:
+    found = {}
+    for i in range(n):
+        parts = {
+            "actnorm": actnorm(),
+            "mix": invertible_1x1(channels, seed=seed + i),
+            "coupling": coupling(conditioner(net(2 * (channels - channels // 2)), sigmoid_scale)),
+        }
+        found[f"step{i}"] = unconditional(chain(parts))
+    return found
+
+
+def _top(channels: int) -> dict[str, Bijector]:
+    return {"top": gaussian(conditioner(TopPrior(2 * channels), gaussian_scale))}
+
+
+def _given_the_rest(channels: int) -> Conditioner:
     """The Gaussian of channels that are left alone, given the others."""
     prior = conditioner(ZeroConv(2 * channels), gaussian_scale)
-    return bijectors.Conditioner(lambda key, x, rest: prior.init(key, rest), lambda params, x, rest: prior.apply(params, rest))
+    return Conditioner(lambda key, x, rest: prior.init(key, rest), lambda params, x, rest: prior.apply(params, rest))

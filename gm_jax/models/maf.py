@@ -51,15 +51,24 @@ def make(
     if not hidden:
         raise InputError("hidden has no width; give one for each hidden layer, such as 512,512")
     classes, dims = classes_of(num_classes, class_conditional), math.prod(image_shape)
+    flow = bijector(image_shape, layers, hidden, direction, alpha, classes or 0)
+    return flow_model("maf", flow, image_shape, classes, nfe=dims if direction == "maf" else 1)
+
+
+def bijector(
+    image_shape: tuple[int, ...],
+    layers: int,
+    hidden: tuple[int, ...],
+    direction: str = "maf",
+    alpha: float = 0.05,
+    condition_size: int = 0,
+) -> Bijector:
+    """From images in [0, 1], or points, to z [batch, dim]; the arguments are those of `make`."""
     steps: dict[str, Bijector] = {}
     if len(image_shape) == 3:
         steps |= {"logit": logit(alpha), "flatten": flatten(image_shape)}
     for i in range(layers):
-        layer = autoregressive(made(dims, hidden, classes or 0))
+        layer = autoregressive(made(math.prod(image_shape), hidden, condition_size))
         layer = layer if direction == "maf" else inverted(layer)
-        steps |= {
-            f"norm{i}": actnorm(),
-            f"layer{i}": layer,
-            f"reverse{i}": reverse(),
-        }
-    return flow_model("maf", chain(steps), image_shape, classes, nfe=dims if direction == "maf" else 1)
+        steps |= {f"norm{i}": actnorm(), f"layer{i}": layer, f"reverse{i}": reverse()}
+    return chain(steps)
