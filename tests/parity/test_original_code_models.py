@@ -4,8 +4,8 @@ The recipe: weights `tests.weights.drawn`, all in float32; codes and images from
 say; of VQ-VAE-2 twice the weights. Compared are the answers and the gradients.
 
 How the numbers were computed. Transformer: `GPT` of model.py of karpathy/nanoGPT with biases, no dropout, the GELU of GPT-2's
-own code (by tanh), and a vocabulary of the codes and of a start token for each label; its logits of the codes, and the gradients
-of the mean of -log p(code). VQ-VAE-2: `VQVAE` of vqvae.py of rosinality/vq-vae-2-pytorch, in evaluation, with the convolutions
+own code (by tanh), and a vocabulary of codes and of a start token for each label; its logits of the codes, and the gradients of
+the mean of -log p(code). VQ-VAE-2: `VQVAE` of vqvae.py of rosinality/vq-vae-2-pytorch, in evaluation, with the convolutions
 of its top encoder as wide as ours, codebooks from `recipes.normal`; reconstruction, codes, the mean squared errors of the
 reconstruction and of both quantizations, and the gradients of the former + 0.25 x the latter. The commits stand in the golden.
 Every parameter of theirs was set from ours of the same place: kernels transposed, those of transposed convolutions turned, too.
