@@ -64,6 +64,8 @@ Compared by hand too, with the authors' own code at the commits that the goldens
 | DiT-S/2, the same; 32x32 | facebookresearch/DiT `DiT` | 3.7e-06, 2.1e-05 relative |
 | U-ViT, answers and gradients; 32 channels, 8x8 | baofff/U-ViT `UViT` | 4.4e-07, 1.2e-06 relative |
 | U-ViT-S/2, the same; 32x32 | baofff/U-ViT `UViT` | 1.5e-06, 1.8e-06 relative |
+| Transformer prior, logits, gradients; 32 channels | karpathy/nanoGPT `GPT`, tanh in GELU | 3.3e-07, 1.2e-06 relative |
+| VQ-VAE-2, answers, gradients; 16 channels, 16x16 | rosinality/vq-vae-2-pytorch `VQVAE` | 4.2e-07, 2.1e-06 relative |
 | BigGAN's step, 8 channels: losses, gradients | ajbrock/BigGAN-PyTorch, both, `loss_hinge` | 1.8e-07, 3.4e-06 relative |
 | SN-GAN's step on DCGAN's networks, 4 channels | w86763777/pytorch-gan-collections, `Hinge` | 4.6e-07, 3.3e-06 relative |
 | WGAN-GP's step, 8 channels, with its penalty | pytorch-gan-collections, `cacl_gradient_penalty` | 1.1e-07, 1.5e-06 relative |
