@@ -8,7 +8,10 @@
 `eval.py --tasks=quality --config.eval.sample.prior=True` judges the samples of the autoencoder's own prior beside it.
 
 Expected:
-  cifar10: not yet run. digits, digits_rae: see docs/vae.md.
+  cifar10: not yet run.
+  digits: distance 5.06 where samples of the VAE's own prior have 21.4; precision 0.73 instead of 0.33, recall 0.94 instead of
+    0.99 (results/digits_vae_flows/expost.json).
+  digits_rae: distance 13.1 (results/digits_vae_flows/expost-rae.json).
 """
 
 from ml_collections import ConfigDict
