@@ -10,8 +10,8 @@ How the numbers were computed: `Generator` and `Discriminator` of R3GAN/Networks
 golden, on a CPU. Every parameter of theirs was set from ours of the same place.
 
 All numbers differed from ours by at most 8.5e-7 (answers) and 2.2e-6 (gradients) of the largest; the answers
-of the paper's networks, with labels, by 2.3e-6. On one machine a gradient differed by 1.1e-4, in float32 throughout: hence
-their bound.
+of the paper's networks, with labels, by 2.3e-6. On one machine a gradient differed by 1.1e-4, hence their
+bound; a leaky ReLU whose slope is wrong by a thousandth exceeds it 24 times, and the bound of answers 13 times.
 """
 
 import jax
