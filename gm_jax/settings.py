@@ -95,9 +95,10 @@ def Section(kind: str) -> Any:
 
 def fields_of(function: Callable) -> dict[str, Field]:
     """The settings of a `make` or of a network's function: its keyword-only arguments."""
-    hints = typing.get_type_hints(function, include_extras=True)
+    bound = function.keywords if isinstance(function, functools.partial) else {}
+    hints = typing.get_type_hints(getattr(function, "func", function), include_extras=True)
     parameters = inspect.signature(function).parameters
-    settable = {name: p for name, p in parameters.items() if p.kind is p.KEYWORD_ONLY}
+    settable = {name: p for name, p in parameters.items() if p.kind is p.KEYWORD_ONLY and name not in bound}
     return {name: Field(p.default, hints.get(name, Any)) for name, p in settable.items()}
 
 

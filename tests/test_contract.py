@@ -298,6 +298,8 @@ def test_likelihoods_are_of_a_known_kind_and_one_number_an_image(name):
     for likelihood in model.likelihoods:
         nats = jax.eval_shape(likelihood.fn, variables, KEYS, IMAGES)
         assert nats.shape == (N,) and nats.dtype == jnp.float32, likelihood.name
+        options = fields_of(likelihood.fn)  # which the command line offers: none that the model has bound itself
+        assert not options.keys() & getattr(likelihood.fn, "keywords", {}).keys(), likelihood.name
 
 
 @pytest.mark.parametrize("name", [name for name in SAMPLING if name in LATENTS])
